@@ -1,0 +1,1 @@
+"""The format, records, sources, keywords, encoding and decoding. Knows no TensorFlow."""

@@ -1,0 +1,77 @@
+"""Text files: read in chunks; written whole or not at all."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from gpt2kw.errors import UserError
+
+
+def check_output(path: str | Path) -> Path:
+    """Return `path` if a file can be made there; raise `UserError` before any work if not."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"the output {path} is a folder", "name a file in it")
+    folder = path.parent
+    if not folder.is_dir():
+        raise UserError(f"the output folder {folder} does not exist", f"make it: mkdir -p {folder}")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"the output folder {folder} is read-only", "choose another with -o")
+    return path
+
+
+def read_chunks(path: str | Path) -> Iterator[str]:
+    """Yield the text of a UTF-8 file in chunks of a mebibyte, line breaks as they are.
+
+    Raises:
+        UserError: the file can't be read, or holds something else.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            while chunk := file.read(2**20):
+                yield chunk
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 text: {error.reason}", "give a file that the encoder wrote"
+        ) from error
+    except OSError as error:
+        raise UserError(f"can't read {path}: {error.strerror or error}", "check the path") from error
+
+
+@contextlib.contextmanager
+def output_errors(path: str | Path) -> Iterator[None]:
+    """Turn what the system says of a failed write to `path` into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"can't write {path}: {error.strerror or error}; nothing was left there",
+            "free some space or choose another place",
+        ) from error
+
+
+@contextlib.contextmanager
+def atomic_writer(path: str | Path) -> Iterator[IO[str]]:
+    """Open `path` for UTF-8 text that replaces it when the block ends without an error.
+
+    Line breaks are written as they are. On an error the file keeps its old content,
+    or stays absent.
+    """
+    path = check_output(path)
+    with output_errors(path), scratch_folder(path) as folder:
+        draft = folder / path.name
+        with open(draft, "w", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+
+
+@contextlib.contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path`, so that what is made in it can be renamed to `path`."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        yield Path(folder)
