@@ -10,7 +10,7 @@ def _decode(options: DecodeOptions) -> None:
     report = decode_file(options)
     said = f"{report.documents:,} documents, {report.unfinished:,} of them unfinished"
     if report.strays:
-        said += f"; {report.strays:,} with text outside every section, which was not written"
+        said += f"; text outside every section, in {report.strays:,} places, was not written"
     print(said, file=sys.stderr)
 
 

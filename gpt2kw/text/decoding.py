@@ -13,7 +13,7 @@ import tyro
 
 from gpt2kw.errors import UserError, check_option, did_you_mean
 from gpt2kw.text.files import atomic_writer, read_chunks
-from gpt2kw.text.format import SECTIONS, Document, iter_documents
+from gpt2kw.text.format import SECTIONS, Document, Record, iter_documents
 
 Sections = dict[str, str | None]
 """Section names and contents in the order that was asked for; None if there is none."""
@@ -58,7 +58,7 @@ def check_sections(sections: Iterable[str]) -> None:
 class DecodeReport:
     """How many documents were written, and how many of them had no end mark.
 
-    `strays` counts those with text that stands in no section. It is not written.
+    `strays` counts the places with text that stands in no section. It is not written.
     """
 
     documents: int
@@ -103,9 +103,11 @@ def decode_file(options: DecodeOptions | None = None, **fields: Any) -> DecodeRe
     with _target(options.output) as file:
         write = _WRITERS[options.format](file, options)
         for document in iter_documents(read_chunks(options.file)):
+            strays += bool(document.stray)
+            if document.record == Record() and not document.finished:
+                continue
             documents += 1
             unfinished += not document.finished
-            strays += bool(document.stray)
             write(_pick(document, options.sections))
         if not documents:
             raise UserError(f"{options.file} holds no document", "give a file that encode wrote")

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from safetensors import SafetensorError
+
 from gpt2kw.errors import UserError
 
 
@@ -46,10 +48,10 @@ def output_errors(path: str | Path) -> Iterator[None]:
     """Turn what the system says of a failed write to `path` into a `UserError`."""
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"can't write {path}: {error.strerror or error}; nothing was left there",
-            "free some space or choose another place",
+            f"can't write {path}: {reason}", "free some space or choose another place"
         ) from error
 
 

@@ -1,0 +1,1 @@
+"""Tokenizer, weights, model folders, named models and run directories."""

