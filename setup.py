@@ -14,6 +14,8 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["gpt2kw", "gpt2kw.*"]),
     install_requires=[
+        # tensorflow-datasets uses it there without asking for it.
+        "importlib-resources>=6; python_version < '3.12'",
         "numpy>=1.26",
         "pyarrow>=17",
         "ray>=2.40",

@@ -12,7 +12,9 @@ needs 1.2 to 1.3 times the time for 16,000 titles (`tests/benchmarks/encode.py`)
 
 import os
 import random
+import re
 import shutil
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -170,7 +172,8 @@ def _read_records(options: EncodeOptions, tally: Tally) -> Iterator[Record]:
     columns = options.columns
     for source in options.source:
         for place, row in read_rows(source, list(columns.values()), options.header, tally):
-            texts = {section: row[column] for section, column in columns.items()}
+            # An empty cell is a table's way to say that there is none.
+            texts = {section: row[column] or None for section, column in columns.items()}
             record = Record(**{s: _encodable(text, place, tally) for s, text in texts.items()})
             if not (record.title or "").strip():
                 tally.add("rows with a blank title, skipped", place)
@@ -272,21 +275,27 @@ def _ray(options: EncodeOptions) -> Iterator[Any]:
         yield ray
         return
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
-    try:
-        if options.address:
-            ray.init(address=options.address, **quiet)
-        else:
-            cores = options.workers or None
-            ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"can't reach ray at {options.address or 'this machine'}: {error}",
-            "check --address, or leave it out",
-        ) from error
+    if options.address:
+        _connect(ray, options.address, quiet)
+    else:
+        cores = options.workers or None
+        ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _connect(ray: Any, address: str, settings: dict[str, Any]) -> None:
+    try:
+        if match := re.fullmatch(r"(?:ray://)?\[?([^\[\]]+)\]?:(\d+)", address):
+            # Ray itself goes on trying for many minutes.
+            socket.create_connection((match[1], int(match[2])), timeout=10).close()
+        ray.init(address=address, **settings)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"can't reach ray at {address}: {error}", "check --address, or leave it out"
+        ) from error
 
 
 def _encode_on_actors(ray: Any, actors: list[Any], records: Iterable[Record]) -> Iterator[_Encoded]:

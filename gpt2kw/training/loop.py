@@ -209,19 +209,19 @@ class _Training:
                 self._done += 1
                 bar.update()
                 last = self._done == options.steps
-                if last or self._done % _REPORT_EVERY == 0:
+                save = last or _due(self._done, options.save_every)
+                # Before a checkpoint, so that no weights of a diverged run are saved.
+                if save or _due(self._done, _REPORT_EVERY):
                     loss = self._report(journal, recent, bar)
                     recent = _Recent()
                 if self._validation and (last or _due(self._done, options.validate_every)):
                     validation_loss = self._validate(journal)
-                    recent.skip_time()
-                if last or _due(self._done, options.save_every):
+                if save:
                     self._save()
                     saved_at = self._done
-                    recent.skip_time()
                 if _due(self._done, options.sample_every):
                     self._sample(journal)
-                    recent.skip_time()
+                recent.skip_time()
             if self._done > saved_at:
                 self._save()
         finally:
@@ -269,7 +269,7 @@ class _Training:
             tokens += float(result.tokens)
         loss = nats / tokens
         journal.numbers(
-            self._done, validation_loss=loss, validation_perplexity=math.exp(min(loss, 100))
+            self._done, validation_loss=loss, validation_perplexity=math.exp(min(loss, 80))
         )
         log.info("step %d: validation loss %.3f", self._done, loss)
         return loss

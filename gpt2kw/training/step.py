@@ -12,7 +12,6 @@ from gpt2kw.model.keras import keras_weights, named_variables, to_keras
 from gpt2kw.training.options import FinetuneOptions
 
 import tf_keras  # isort: skip  (after the backend)
-from transformers import AdamWeightDecay  # isort: skip
 
 _TOKENS = tf.TensorSpec([None, None], tf.int32)
 _LENGTHS = tf.TensorSpec([None], tf.int32)
@@ -85,6 +84,8 @@ class TrainStep:
     ) -> None:
         self._strategy = strategy
         self._clip_norm = options.clip_norm
+        self._weight_decay = options.weight_decay
+        self._learning_rate = learning_rate
         tf_keras.utils.set_random_seed(options.seed)
         policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
         tf_keras.mixed_precision.set_global_policy(policy[choose_precision(options.precision)])
@@ -92,12 +93,8 @@ class TrainStep:
             with strategy.scope():
                 dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), options.dropout)
                 self.keras_model = to_keras(model, **dropout)
-                self.optimizer = AdamWeightDecay(
-                    learning_rate=learning_rate,
-                    weight_decay_rate=options.weight_decay,
-                    exclude_from_weight_decay=["/ln_", "bias"],
-                    epsilon=1e-8,
-                )
+                # Keras 2's legacy Adam is the one with a fused update.
+                self.optimizer = tf_keras.optimizers.legacy.Adam(learning_rate, epsilon=1e-8)
                 self._variables = self.keras_model.trainable_variables
                 self.optimizer._create_all_weights(self._variables)
         finally:
@@ -146,10 +143,18 @@ class TrainStep:
         context = tf.distribute.get_replica_context()
         gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm)
+        self._decay_weights()
         self.optimizer.apply_gradients(
             zip(gradients, self._variables, strict=True), experimental_aggregate_gradients=False
         )
         return nats
+
+    def _decay_weights(self):
+        """AdamW's decoupled decay (Loshchilov and Hutter 2019), not on biases and norms."""
+        kept = 1 - self._learning_rate(self.optimizer.iterations) * self._weight_decay
+        for name, variable in self.variables().items():
+            if not name.endswith("bias") and ".ln_" not in name:
+                variable.assign(variable * kept)
 
     def _nats(self, ids, lengths, training):
         """Return the summed loss of every token behind the first of each document.
@@ -158,9 +163,9 @@ class TrainStep:
         attention mask is needed.
         """
         logits = self.keras_model(ids, training=training, use_cache=False).logits
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-            ids[:, 1:], tf.cast(logits[:, :-1], tf.float32)
-        )
+        # The labels are shifted and not the logits, whose slice costs a copy each way.
+        labels = tf.roll(ids, shift=-1, axis=1)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
         real = tf.sequence_mask(lengths - 1, tf.shape(losses)[1], tf.float32)
         return tf.reduce_sum(losses * real)
 

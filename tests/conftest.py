@@ -1,0 +1,98 @@
+"""What tests share: small texts, a small model, and commands run as a user does."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpt2kw.text.format import Record, render
+
+TITLES = [
+    ("cats", "The cat sleeps on the warm keyboard"),
+    ("cats", "Why does my cat stare at the wall"),
+    ("dogs", "My dog learned to open the fridge"),
+    ("dogs", "Two old dogs share a single blanket"),
+    ("books", "Looking for short novels about the sea"),
+    ("books", "The library closed and nobody told the librarian"),
+    ("school", "School project due on Monday, glue is missing"),
+    ("games", "Board games for a rainy evening in October"),
+]
+
+
+@pytest.fixture
+def titles_csv(tmp_path: Path) -> Path:
+    """A table of 48 different titles with their categories."""
+    return write_titles(tmp_path / "titles.csv")
+
+
+def write_titles(path: Path, rounds: int = 6) -> Path:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["category", "title"])
+        for number in range(rounds):
+            for category, title in TITLES:
+                writer.writerow([category, f"{title} {number}" if number else title])
+    return path
+
+
+@pytest.fixture(scope="session")
+def training_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training text with keywords, and a validation text beside it."""
+    path = tmp_path_factory.mktemp("text") / "titles.txt"
+    records = [
+        Record(category, " ".join(title.split()[1:3]), f"{title} {number}")
+        for number in range(6)
+        for category, title in TITLES
+    ]
+    path.write_text("".join(render(record) + "\n" for record in records), "utf-8")
+    validation = "".join(render(record) + "\n" for record in records[:8])
+    path.with_name("titles.val.txt").write_text(validation, "utf-8")
+    return path
+
+
+def run_command(
+    name: str, *arguments: object, cwd: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m gpt2kw.NAME` in a folder, and return what it printed."""
+    return subprocess.run(
+        [sys.executable, "-m", f"gpt2kw.{name}" if name else "gpt2kw", *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+
+
+def assert_one_error_line(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Check for exit status 2 and a single line of error that has all the words."""
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a GPT-2 with two layers and random weights."""
+    from gpt2kw.model.folder import new_model
+
+    folder = tmp_path_factory.mktemp("tiny")
+    records = [Record(category, title, title) for category, title in TITLES]
+    new_model(records, 400, 0, n_layer=2, n_head=2, n_embd=32, n_positions=64).save(folder)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, in which the test runs."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
