@@ -24,6 +24,10 @@ RUN = Path("checkpoint/run1")
 @pytest.fixture
 def settings(here, training_text, tiny_model):
     """Options of a run of a second or two."""
+    return _settings(training_text, tiny_model)
+
+
+def _settings(training_text, tiny_model):
     return {
         "text": training_text,
         "model": str(tiny_model),
@@ -38,6 +42,23 @@ def settings(here, training_text, tiny_model):
         "sample_every": 0,
         "precision": "float32",
     }
+
+
+@pytest.fixture(scope="module")
+def run_of_20_steps(training_text, tiny_model, tmp_path_factory):
+    """A folder in which `settings` were trained, for tests to copy."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        finetune(**_settings(training_text, tiny_model))
+    return folder
+
+
+@pytest.fixture
+def trained(settings, run_of_20_steps):
+    """The same options, with their run done already."""
+    shutil.copytree(run_of_20_steps / "checkpoint", "checkpoint")
+    return settings
 
 
 def metrics(key):
@@ -107,8 +128,7 @@ def test_bfloat16_follows_float32(settings):
     assert reduced.validation_loss == pytest.approx(exact.validation_loss, rel=0.02)
 
 
-def test_a_run_describes_itself(settings):
-    finetune(**settings)
+def test_a_run_describes_itself(trained):
     assert json.loads((RUN / "run.json").read_text())["learning_rate"] == 0.01
     assert list(metrics("loss")) == [10, 20]
     assert list(metrics("validation_loss")) == [10, 20]
@@ -127,38 +147,34 @@ def test_only_the_newest_checkpoints_are_kept(settings):
     assert steps_kept() == [16, 20]
 
 
-def test_a_run_that_is_done_does_nothing(settings, caplog):
-    finetune(**settings)
+def test_a_run_that_is_done_does_nothing(trained, caplog):
     before = (RUN / "metrics.jsonl").read_bytes()
     with caplog.at_level("INFO", "gpt2kw"):
-        report = finetune(**settings)
+        report = finetune(**trained)
     assert report.step == 20
     assert report.loss is None
     assert "at step 20 already: raise --steps" in caplog.text
     assert (RUN / "metrics.jsonl").read_bytes() == before
 
 
-def test_fresh_begins_anew_and_sets_the_old_run_aside(settings):
-    finetune(**settings)
-    finetune(**settings | {"restore_from": "fresh", "steps": 10})
+def test_fresh_begins_anew_and_sets_the_old_run_aside(trained):
+    finetune(**trained | {"restore_from": "fresh", "steps": 10})
     assert steps_kept() == [10]
     assert (RUN.with_name("run1.1") / "ckpt-20").is_dir()
 
 
-def test_an_older_checkpoint_can_be_gone_back_to(settings):
-    finetune(**settings)
-    finetune(**settings | {"restore_from": str(RUN / "ckpt-10"), "steps": 15})
+def test_an_older_checkpoint_can_be_gone_back_to(trained):
+    finetune(**trained | {"restore_from": str(RUN / "ckpt-10"), "steps": 15})
     assert steps_kept() == [10, 15]
     assert (RUN / "ckpt-20.aside").is_dir()
     assert list(metrics("loss")) == [10, 15]
 
 
-def test_metrics_of_steps_that_will_be_done_again_are_forgotten(settings):
-    finetune(**settings)
+def test_metrics_of_steps_that_will_be_done_again_are_forgotten(trained):
     shutil.rmtree(RUN / "ckpt-20")
     with open(RUN / "metrics.jsonl", "a") as file:
         file.write('{"step": 2')
-    finetune(**settings)
+    finetune(**trained)
     lines = [json.loads(line) for line in (RUN / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 10, 20, 20]
 
@@ -175,35 +191,30 @@ def cut(path):
 
 @pytest.mark.parametrize("damage", [flip_a_byte, cut, Path.unlink])
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "config.json"])
-def test_a_damaged_checkpoint_is_noticed_and_the_one_before_offered(settings, damage, name):
-    finetune(**settings)
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_offered(trained, damage, name):
     damage(RUN / "ckpt-20" / name)
     with pytest.raises(UserError, match=rf"ckpt-20 is damaged \({name}.*ckpt-10"):
-        finetune(**settings | {"steps": 25})
+        finetune(**trained | {"steps": 25})
     with pytest.raises(UserError, match=r"damaged .*--restore-from .*ckpt-10"):
         Generator.load("run1")
-    finetune(**settings | {"restore_from": str(RUN / "ckpt-10")})
-    assert Generator.load("run1")
+    assert (RUN / "ckpt-10").is_dir()
 
 
-def test_a_run_from_another_model_is_refused(settings):
-    finetune(**settings)
+def test_a_run_from_another_model_is_refused(trained):
     with pytest.raises(UserError, match="was started from --model .*, not mini"):
-        finetune(**settings | {"model": "mini", "steps": 30})
+        finetune(**trained | {"model": "mini", "steps": 30})
 
 
-def test_a_half_written_checkpoint_is_not_one(settings):
-    finetune(**settings)
+def test_a_half_written_checkpoint_is_not_one(trained):
     (RUN / ".ckpt-30.draft").mkdir()
     assert Run(RUN).latest().step == 20
 
 
 @pytest.mark.parametrize("path", ["checkpoint/run2/ckpt-10", "nothing"])
-def test_going_back_to_what_is_no_checkpoint_of_the_run_is_refused(settings, path):
-    finetune(**settings | {"steps": 10})
-    finetune(**settings | {"steps": 10, "run_name": "run2"})
+def test_going_back_to_what_is_no_checkpoint_of_the_run_is_refused(trained, path):
+    shutil.copytree(RUN, RUN.with_name("run2"))
     with pytest.raises(UserError, match="no checkpoint of checkpoint/run1.*use --model"):
-        finetune(**settings | {"restore_from": path})
+        finetune(**trained | {"restore_from": path})
 
 
 def test_a_checkpoint_is_a_model_folder_to_start_from(settings):
@@ -279,8 +290,20 @@ def test_an_unknown_device_is_an_error(settings):
         finetune(**settings | {"devices": ("GPU:7",)})
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_saved(settings):
-    finetune(**settings | {"steps": 10})
-    with pytest.raises(UserError, match="the loss is .* at step .*lower --learning-rate"):
-        finetune(**settings | {"steps": 400, "learning_rate": 0.99, "clip_norm": 1e9})
-    assert steps_kept()[0] == 10
+def test_a_loss_that_is_no_number_ends_the_run_without_a_checkpoint(settings, tiny_model, here):
+    broken = Model.load(tiny_model)
+    broken.weights["transformer.ln_f.bias"][0] = math.nan
+    (here / "broken").mkdir()
+    broken.save(here / "broken")
+    with pytest.raises(UserError, match="the loss is nan at step 7; lower --learning-rate"):
+        finetune(**settings | {"model": str(here / "broken"), "save_every": 7})
+    assert Run(RUN).checkpoints() == []
+
+
+def test_decay_shrinks_weights_but_no_biases_and_norms():
+    from gpt2kw.model.backend import tf
+    from gpt2kw.training.optimizer import AdamW
+
+    variables = [tf.Variable([1.0], name=f"layer/{part}") for part in ("weight", "bias", "gamma")]
+    AdamW(0.1, weight_decay=0.5).apply_gradients([(tf.zeros([1]), v) for v in variables])
+    assert [float(variable[0]) for variable in variables] == pytest.approx([0.95, 1.0, 1.0])

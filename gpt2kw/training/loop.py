@@ -31,10 +31,9 @@ from gpt2kw.training.documents import (
     read_records,
 )
 from gpt2kw.training.journal import Journal
+from gpt2kw.training.optimizer import learning_rate
 from gpt2kw.training.options import FinetuneOptions
 from gpt2kw.training.step import StepResult, TrainStep, choose_strategy
-
-import tf_keras  # isort: skip  (after the backend)
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +157,7 @@ class _Training:
         self._order = BatchOrder(self._documents.lengths, options.batch_size, options.seed)
         self._validation = self._validation_documents()
         strategy = choose_strategy(options.devices)
-        self._schedule = _schedule(options)
+        self._schedule = learning_rate(options)
         self._step = TrainStep(model, options, self._schedule, strategy)
         self._generator = Generator(
             model.tokenizer, Decoder(self._step.variables(), model.config), model.context, model.about
@@ -328,18 +327,6 @@ class _Recent:
 
     def seconds(self) -> float:
         return max(1e-9, time.monotonic() - self._start - self._skipped)
-
-
-def _schedule(options: FinetuneOptions) -> tf_keras.optimizers.schedules.LearningRateSchedule:
-    rate = options.learning_rate or (1e-3 if options.model == MINI else 1e-4)
-    warmup = min(options.warmup_steps, options.steps // 2)
-    return tf_keras.optimizers.schedules.CosineDecay(
-        rate / (warmup + 1) if warmup else rate,
-        decay_steps=max(1, options.steps - warmup),
-        alpha=0.1,
-        warmup_target=rate if warmup else None,
-        warmup_steps=warmup,
-    )
 
 
 @dataclass

@@ -9,6 +9,7 @@ from gpt2kw.errors import UserError
 from gpt2kw.model.backend import tf
 from gpt2kw.model.folder import Model
 from gpt2kw.model.keras import keras_weights, named_variables, to_keras
+from gpt2kw.training.optimizer import AdamW, Schedule
 from gpt2kw.training.options import FinetuneOptions
 
 import tf_keras  # isort: skip  (after the backend)
@@ -79,13 +80,11 @@ class TrainStep:
         self,
         model: Model,
         options: FinetuneOptions,
-        learning_rate: tf_keras.optimizers.schedules.LearningRateSchedule,
+        rate: Schedule,
         strategy: tf.distribute.Strategy,
     ) -> None:
         self._strategy = strategy
         self._clip_norm = options.clip_norm
-        self._weight_decay = options.weight_decay
-        self._learning_rate = learning_rate
         tf_keras.utils.set_random_seed(options.seed)
         policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
         tf_keras.mixed_precision.set_global_policy(policy[choose_precision(options.precision)])
@@ -93,8 +92,7 @@ class TrainStep:
             with strategy.scope():
                 dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), options.dropout)
                 self.keras_model = to_keras(model, **dropout)
-                # Keras 2's legacy Adam is the one with a fused update.
-                self.optimizer = tf_keras.optimizers.legacy.Adam(learning_rate, epsilon=1e-8)
+                self.optimizer = AdamW(rate, options.weight_decay)
                 self._variables = self.keras_model.trainable_variables
                 self.optimizer._create_all_weights(self._variables)
         finally:
@@ -143,18 +141,10 @@ class TrainStep:
         context = tf.distribute.get_replica_context()
         gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm)
-        self._decay_weights()
         self.optimizer.apply_gradients(
             zip(gradients, self._variables, strict=True), experimental_aggregate_gradients=False
         )
         return nats
-
-    def _decay_weights(self):
-        """AdamW's decoupled decay (Loshchilov and Hutter 2019), not on biases and norms."""
-        kept = 1 - self._learning_rate(self.optimizer.iterations) * self._weight_decay
-        for name, variable in self.variables().items():
-            if not name.endswith("bias") and ".ln_" not in name:
-                variable.assign(variable * kept)
 
     def _nats(self, ids, lengths, training):
         """Return the summed loss of every token behind the first of each document.

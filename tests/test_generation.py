@@ -1,0 +1,221 @@
+"""Generating: agreement with transformers, sampling, and what users ask for."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gpt2kw import Generator
+from gpt2kw.errors import UserError
+from gpt2kw.generation.decoder import Decoder, Sampling
+from gpt2kw.generation.options import GenerateOptions
+from gpt2kw.model.backend import tf
+from gpt2kw.model.folder import About, Model
+from gpt2kw.text.format import Record
+
+LIKELIEST = Sampling(1.0, 1, 1.0)
+
+
+@pytest.fixture
+def model(tiny_model):
+    """The tiny model with weights so large that its choices are clear."""
+    model = Model.load(tiny_model)
+    rng = np.random.default_rng(0)
+    for name, weight in model.weights.items():
+        noise = rng.normal(0, 2.0 if "wpe" in name else 0.3, weight.shape)
+        model.weights[name] = (weight + noise).astype(np.float32)
+    return model
+
+
+@pytest.fixture
+def generator(model):
+    return Generator.of(model)
+
+
+def prompts(model):
+    records = [Record("cats", "cat wall", "The"), Record(title=""), Record(None, "a b c", "Why my")]
+    return list(model.tokenizer.encode(records, finished=False))
+
+
+def decode(model, some, uniforms, sampling=LIKELIEST, stops=()):
+    return Decoder(model.weights, model.config).generate(
+        some,
+        max_tokens=uniforms.shape[1],
+        sampling=sampling,
+        stops=list(stops),
+        allowed=np.ones(model.config["vocab_size"], bool),
+        uniforms=uniforms,
+    )
+
+
+def test_greedy_choices_agree_with_transformers_for_prompts_of_any_length(model):
+    from gpt2kw.model.keras import to_keras
+
+    some = prompts(model)
+    keras_model = to_keras(model)
+    for prompt, tokens in zip(some, decode(model, some, np.zeros((3, 20), "f4")), strict=True):
+        ids = list(prompt)
+        for _ in range(20):
+            ids.append(int(np.argmax(keras_model(tf.constant([ids])).logits[0, -1])))
+        assert tokens == ids[len(prompt) :]
+        assert len(set(tokens)) > 5
+
+
+def test_a_text_does_not_depend_on_its_neighbours(model):
+    some = prompts(model)
+    uniforms = np.random.default_rng(0).random((3, 20), "f4")
+    together = decode(model, some, uniforms, Sampling(1.0, 0, 1.0))
+    alone = [
+        decode(model, [prompt], uniforms[row : row + 1], Sampling(1.0, 0, 1.0))[0]
+        for row, prompt in enumerate(some)
+    ]
+    assert together == alone
+
+
+def test_a_text_ends_behind_its_stop_token(model):
+    some = prompts(model)
+    free = decode(model, some, np.zeros((3, 20), "f4"))
+    stop = free[0][4]
+    stopped = decode(model, some, np.zeros((3, 20), "f4"), stops=[stop])
+    for before, after in zip(free, stopped, strict=True):
+        wanted = before[: before.index(stop) + 1] if stop in before else before
+        assert after == wanted
+
+
+def expected_probabilities(logits, sampling):
+    """The definition of temperature, top-k and top-p, written plainly."""
+    p = np.exp(logits / sampling.temperature)
+    order = np.argsort(-p)[: sampling.top_k or None]
+    likeliest = p[order] / p[order].sum()
+    nucleus = order[np.cumsum(likeliest) - likeliest < sampling.top_p]
+    kept = np.zeros_like(p)
+    kept[nucleus] = p[nucleus] / p[nucleus].sum()
+    return kept
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(1.0, 0, 1.0),
+        Sampling(0.5, 0, 1.0),
+        Sampling(1.0, 5, 1.0),
+        Sampling(1.0, 0, 0.6),
+        Sampling(2.0, 20, 0.5),
+    ],
+)
+def test_tokens_are_drawn_with_their_probabilities(model, sampling):
+    from gpt2kw.model.keras import to_keras
+
+    prompt = prompts(model)[0]
+    logits = to_keras(model)(tf.constant([prompt])).logits[0, -1].numpy().astype("f8")
+    p = expected_probabilities(logits, sampling)
+    draws = 4000
+    uniforms = ((np.arange(draws) + 0.5) / draws).astype("f4")[:, None]
+    drawn = [row[0] for row in decode(model, [prompt] * draws, uniforms, sampling)]
+    # The random numbers stand evenly, so each count is off by one or two at most.
+    np.testing.assert_allclose(np.bincount(drawn, minlength=len(p)), p * draws, atol=2.5)
+
+
+def test_the_same_seed_gives_the_same_titles_for_any_batch_size(generator):
+    one = generator.generate(keywords="cat", seed=5, nsamples=7, batch_size=1)
+    many = generator.generate(keywords="cat", seed=5, nsamples=7, batch_size=4)
+    other = generator.generate(keywords="cat", seed=6, nsamples=7)
+    assert one == many
+    assert one != other
+    assert len(one) == 7
+
+
+def test_without_a_seed_texts_differ_from_call_to_call(generator):
+    assert generator.generate(keywords="cat") != generator.generate(keywords="cat")
+
+
+def test_titles_begin_with_the_prefix_and_show_no_prompt(generator):
+    for title in generator.generate(keywords="wall", category="cats", prefix="My cat", seed=0):
+        assert title.startswith("My cat")
+        assert "~^" not in title
+        assert "<|" not in title
+
+
+def test_structural_tokens_are_never_chosen_inside_a_title(model, generator):
+    options = GenerateOptions(nsamples=50, seed=0, temperature=100.0, top_k=0)
+    for document in generator.documents(options):
+        for section in (document.record.title, document.record.body or ""):
+            assert "<|startoftext|>" not in section
+            assert "~`" not in section
+
+
+def test_a_longer_limit_continues_the_same_text(generator):
+    short = generator.generate(seed=1, nsamples=3, max_tokens=5, temperature=5.0)
+    longer = generator.generate(seed=1, nsamples=3, max_tokens=9, temperature=5.0)
+    for a, b in zip(short, longer, strict=True):
+        assert b.startswith(a.rstrip("\ufffd"))
+
+
+def test_a_prompt_longer_than_the_context_is_an_error(generator):
+    with pytest.raises(UserError, match=r"take \d+ tokens; the model sees 64"):
+        generator.generate(keywords="cat", prefix="word " * 100)
+
+
+def test_an_unknown_category_is_used_and_the_nearest_one_named(model, caplog):
+    model.about = About(("cats", "dogs"), ("category", "keywords", "title"))
+    with caplog.at_level("WARNING", "gpt2kw"):
+        Generator.of(model).generate(category="cat", nsamples=1)
+    assert "'cat' was not in the training text; did you mean 'cats'?" in caplog.text
+
+
+def test_keywords_for_a_model_without_them_are_refused(model):
+    model.about = About((), ("title",))
+    generator = Generator.of(model)
+    assert generator.generate(nsamples=1, seed=0)
+    with pytest.raises(UserError, match="trained without keywords"):
+        generator.generate(keywords="cat")
+
+
+def test_a_model_that_never_learnt_the_format_is_refused(tiny_model, tmp_path):
+    import shutil
+
+    shutil.copytree(tiny_model, tmp_path / "plain")
+    path = tmp_path / "plain" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] != "~@"]
+    content["model"]["vocab"] = {k: v for k, v in content["model"]["vocab"].items() if k != "~@"}
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="does not know the format; fine-tune it first"):
+        Generator.load(model=str(tmp_path / "plain"))
+
+
+def test_a_missing_run_is_an_error_that_names_the_others(here):
+    with pytest.raises(UserError, match="no run 'run1' with a checkpoint.*make finetune"):
+        Generator.load()
+
+
+@pytest.mark.parametrize(
+    ("text", "keywords"),
+    [
+        ("cats dogs", ["cats", "dogs"]),
+        ("cats,new-york , cats", ["cats", "new-york"]),
+        ("", []),
+        ("~@x \U0001f408", ["x", "\U0001f408"]),
+    ],
+)
+def test_keywords_are_split_and_cleaned_as_the_encoder_does(text, keywords):
+    assert GenerateOptions(keywords=text).keyword_list == keywords
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"keywords": "!!! ..."}, "only punctuation"),
+        ({"nsamples": 0}, "--nsamples is 0"),
+        ({"temperature": 0.0}, "--temperature is 0.0; .*--top-k 1"),
+        ({"temperature": -1.0}, "--temperature is -1.0"),
+        ({"top_k": -1}, "--top-k is -1"),
+        ({"top_p": 0.0}, "--top-p is 0.0"),
+        ({"top_p": 2.0}, "--top-p is 2.0"),
+        ({"max_tokens": 0}, "--max-tokens is 0"),
+        ({"run_name": "a", "model": "b"}, "both name a model"),
+    ],
+)
+def test_options_out_of_range_are_named_with_their_value(fields, message):
+    with pytest.raises(UserError, match=message):
+        GenerateOptions(**fields)
