@@ -34,6 +34,7 @@ setup(
         "tyro>=1.0,<2",
     ],
     extras_require={
+        "bench": ["psutil>=6", "ray[data]>=2.40"],
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "dev": ["hypothesis>=6.100", "psutil>=6", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
     },

@@ -17,9 +17,11 @@ log = logging.getLogger("gpt2kw")
 
 
 def _generate(options: GenerateOptions) -> None:
-    with atomic_writer(options.output) if options.output else contextlib.nullcontext(
-        sys.stdout
-    ) as file:
+    with (
+        atomic_writer(options.output)
+        if options.output
+        else contextlib.nullcontext(sys.stdout) as file
+    ):
         # TensorFlow takes seconds to import; --help and a mistyped option do not wait.
         from gpt2kw.generation.generator import Generator
 

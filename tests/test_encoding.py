@@ -63,7 +63,11 @@ def test_every_title_comes_back_exactly(titles_csv, tmp_path):
 
 def test_a_record_has_up_to_repeat_different_documents_a_whole_pass_apart(titles_csv, tmp_path):
     encode_keywords(
-        source=titles_csv, output=tmp_path / "o.txt", validation_fraction=0, repeat=3, max_keywords=2
+        source=titles_csv,
+        output=tmp_path / "o.txt",
+        validation_fraction=0,
+        repeat=3,
+        max_keywords=2,
     )
     written = records(tmp_path / "o.txt")
     places = defaultdict(list)

@@ -18,7 +18,18 @@ from gpt2kw.text.format import (
 )
 
 SPECIAL = ["~", "~~", "`", "^", "@", "}", "<", "|", "startoftext|>", "endoftext|>", START, END]
-SPECIAL += ["<~|endoftext|>", "<~~|startoftext|>", "~@", "~~}", "<|", "\n", "\r\n", "\r", " ", "word"]
+SPECIAL += [
+    "<~|endoftext|>",
+    "<~~|startoftext|>",
+    "~@",
+    "~~}",
+    "<|",
+    "\n",
+    "\r\n",
+    "\r",
+    " ",
+    "word",
+]
 SPECIAL += ["\u202eعربي", "\U0001f408\u200d\U0001f4bb", "\0", "\ufeff"]
 texts = st.one_of(st.lists(st.sampled_from(SPECIAL), max_size=9).map("".join), st.text(max_size=9))
 sections = st.one_of(st.none(), texts)

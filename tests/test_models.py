@@ -165,7 +165,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if path.startswith("/api/models/someone/small/tree/"):
             size = {name: (self.folder / name).stat().st_size for name in names}
             entries = [
-                {"type": "file", "path": name, "size": size[name], "oid": "0" * 40} for name in names
+                {"type": "file", "path": name, "size": size[name], "oid": "0" * 40}
+                for name in names
             ]
             self.answer(json.dumps(entries).encode())
         elif path.startswith("/api/models/someone/small"):
@@ -203,9 +204,7 @@ def hub(hub_folder, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
     monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", address)
     template = address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(
-        "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template
-    )
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template)
     yield
     server.shutdown()

@@ -9,7 +9,6 @@ from gpt2kw.errors import UserError
 from gpt2kw.text.sources import check_source, read_rows
 from gpt2kw.text.tally import Tally
 
-
 BUILDER = """
 import tensorflow_datasets as tfds
 

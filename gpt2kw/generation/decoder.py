@@ -58,6 +58,7 @@ class Decoder:
             allowed: bool [vocabulary], the ids that may be chosen.
             uniforms: float32 [prompts, max_tokens] in [0, 1), the random numbers. A
                 text depends on its own row and prompt, not on its neighbours.
+
         """
         longest = max(map(len, prompts))
         width = -(-longest // _BUCKET) * _BUCKET
@@ -129,7 +130,7 @@ class Decoder:
         The cache has for each layer keys and values, [batch * heads * total, size of a
         head] each: flat, so that a step's scatter is done in place.
         """
-        batch, width = tf.unstack(tf.shape(ids))
+        width = tf.shape(ids)[1]
         columns = tf.range(width)
         positions = tf.maximum(columns[None] - padding[:, None], 0)
         hidden = tf.gather(self._weights["transformer.wte.weight"], ids)

@@ -50,7 +50,9 @@ class GenerateOptions:
         for name in ("nsamples", "max_tokens", "batch_size"):
             check_option(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
         check_option(
-            "temperature", self.temperature, 0 < self.temperature <= 100,
+            "temperature",
+            self.temperature,
+            0 < self.temperature <= 100,
             "more than 0, up to 100 (for the likeliest text: --top-k 1)",
         )
         check_option("top-k", self.top_k, self.top_k >= 0, "0 or more")

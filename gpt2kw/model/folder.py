@@ -89,9 +89,12 @@ class Model:
 
         Raises:
             UserError: it is not there, not a GPT-2, incomplete or damaged.
+
         """
         config = _load_config(folder)
-        return cls(config, Tokenizer.load(folder), load_weights(folder, config), _load_about(folder))
+        return cls(
+            config, Tokenizer.load(folder), load_weights(folder, config), _load_about(folder)
+        )
 
 
 def new_model(records: list[Record], vocabulary_size: int, seed: int, **shape: int) -> Model:
@@ -203,7 +206,9 @@ def load_weights(folder: Path, config: dict[str, Any]) -> Weights:
                 "save the model with safetensors (a pytorch_model.bin is pickle, which is not read)",
             )
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"the weights in {folder} are damaged: {error}", "fetch them anew") from error
+        raise UserError(
+            f"the weights in {folder} are damaged: {error}", "fetch them anew"
+        ) from error
     return _checked(folder, config, found)
 
 

@@ -30,7 +30,8 @@ def named_variables(keras_model: TFGPT2LMHeadModel) -> dict[str, tf.Variable]:
 def keras_weights(keras_model: TFGPT2LMHeadModel) -> Weights:
     """Return copies of the model's weights in PyTorch's names and shapes."""
     return {
-        name: variable.numpy().squeeze(0) if name.endswith("bias") and variable.shape.rank == 2
+        name: variable.numpy().squeeze(0)
+        if name.endswith("bias") and variable.shape.rank == 2
         else variable.numpy()
         for name, variable in named_variables(keras_model).items()
     }

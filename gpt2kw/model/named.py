@@ -35,6 +35,7 @@ def find_model(name: str, models_folder: Path = MODELS_FOLDER) -> Path:
 
     Raises:
         UserError: no such folder, no such model on the hub, or no network.
+
     """
     folder = Path(name)
     if folder.is_dir():
@@ -63,7 +64,9 @@ def _from_hub(name: str, models_folder: Path) -> Path:
             wanted.append("tf_model.h5")
         folder = Path(snapshot_download(name, cache_dir=models_folder, allow_patterns=wanted))
     except RepositoryNotFoundError as error:
-        raise UserError(f"the hub has no model {name!r}", f"check the name, or {ways_out}") from error
+        raise UserError(
+            f"the hub has no model {name!r}", f"check the name, or {ways_out}"
+        ) from error
     except OSError as error:
         # Everything that the hub's client raises; its texts run over many lines.
         raise UserError(f"can't reach the hub for {name!r}: {_reason(error)}", ways_out) from error

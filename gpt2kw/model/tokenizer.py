@@ -65,6 +65,7 @@ class Tokenizer:
 
         Raises:
             UserError: the folder has neither, or they can't be read.
+
         """
         path = folder / "tokenizer.json"
         try:
@@ -75,7 +76,9 @@ class Tokenizer:
                 bpe = ByteLevelBPETokenizer.from_file(*files)
                 return cls(FastTokenizer.from_str(bpe.to_str()))
         except Exception as error:  # tokenizers raises plain Exception
-            raise UserError(f"can't read the tokenizer in {folder}: {error}", "fetch it anew") from error
+            raise UserError(
+                f"can't read the tokenizer in {folder}: {error}", "fetch it anew"
+            ) from error
         raise UserError(f"{folder} has no tokenizer.json", "give a whole model folder")
 
     def save(self, folder: Path) -> None:

@@ -152,6 +152,7 @@ def encode_keywords(
     Raises:
         UserError: the options or the sources can't be used, or nothing could be
             read. Then no file was written.
+
     """
     options = replace(options, **fields) if options else EncodeOptions(**fields)
     check_output(options.output)
@@ -161,9 +162,10 @@ def encode_keywords(
         raise UserError(f"the output {options.output} is also a source", "choose another with -o")
     tally = Tally()
     records = _read_records(options, tally)
-    with _encoder(options) as encode, tqdm(
-        desc="encode", unit=" rows", disable=None if progress else True
-    ) as bar:
+    with (
+        _encoder(options) as encode,
+        tqdm(desc="encode", unit=" rows", disable=None if progress else True) as bar,
+    ):
         counts = _write(options, encode(records), bar)
     return EncodeReport(*counts, problems=tally.lines())
 

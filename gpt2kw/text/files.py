@@ -30,6 +30,7 @@ def read_chunks(path: str | Path) -> Iterator[str]:
 
     Raises:
         UserError: the file can't be read, or holds something else.
+
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -40,7 +41,9 @@ def read_chunks(path: str | Path) -> Iterator[str]:
             f"{path} is not UTF-8 text: {error.reason}", "give a file that the encoder wrote"
         ) from error
     except OSError as error:
-        raise UserError(f"can't read {path}: {error.strerror or error}", "check the path") from error
+        raise UserError(
+            f"can't read {path}: {error.strerror or error}", "check the path"
+        ) from error
 
 
 @contextlib.contextmanager

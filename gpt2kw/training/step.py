@@ -23,6 +23,7 @@ def choose_strategy(devices: tuple[str, ...]) -> tf.distribute.Strategy:
 
     Raises:
         UserError: a device that TensorFlow does not have.
+
     """
     present = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()]
     for device in devices:
@@ -90,7 +91,9 @@ class TrainStep:
         tf_keras.mixed_precision.set_global_policy(policy[choose_precision(options.precision)])
         try:
             with strategy.scope():
-                dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), options.dropout)
+                dropout = dict.fromkeys(
+                    ("resid_pdrop", "embd_pdrop", "attn_pdrop"), options.dropout
+                )
                 self.keras_model = to_keras(model, **dropout)
                 self.optimizer = AdamW(rate, options.weight_decay)
                 self._variables = self.keras_model.trainable_variables

@@ -1,0 +1,78 @@
+# The first command after a clone installs what it needs into .venv; later ones do not.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+DATA ?= data/titles.csv
+TEXT ?= data/titles.txt
+MODEL ?= mini
+RUN ?= run1
+STEPS ?= 1000
+KEYWORDS ?= cats
+# More options for each command, such as FINETUNE="--batch-size 16".
+ifeq ($(DATA),data/titles.csv)
+ENCODE ?= --category-field category --body-field body
+endif
+ENCODE ?=
+FINETUNE ?=
+GENERATE ?=
+
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo setup encode finetune generate test lint format bench clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@echo
+	@echo "Variables: DATA TEXT MODEL RUN STEPS KEYWORDS, and ENCODE FINETUNE GENERATE for more"
+	@echo "options. For example: make encode DATA=jokes.csv TEXT=jokes.txt ENCODE=\"--title-field joke\""
+
+demo: setup  ## See the whole path on the sample titles: encode, fine-tune, generate
+	$(PY) -m gpt2kw.encode data/titles.csv -o data/demo.txt --category-field category
+	$(PY) -m gpt2kw.finetune data/demo.txt --run-name demo $(DEMO)
+	$(PY) -m gpt2kw.generate --run-name demo --keywords "cats"
+
+DEMO := --steps 700 --validate-every 350 --sample-every 350 --save-every 350 --sample-keywords cats
+
+setup: $(INSTALLED)  ## Install gpt2kw into .venv
+
+$(INSTALLED): setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "error: $$($(PYTHON) --version) can't be used; name one of 3.10 to 3.13: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { echo "error: $(PYTHON) can't make environments; on Debian: apt install python3-venv" >&2; exit 2; }
+	$(PY) -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+encode: setup  ## DATA to training text in TEXT
+	$(PY) -m gpt2kw.encode $(DATA) -o $(TEXT) $(ENCODE)
+
+finetune: setup $(TEXT)  ## TEXT to a fine-tuned MODEL in checkpoint/RUN; goes on where it stopped
+	$(PY) -m gpt2kw.finetune $(TEXT) --model $(MODEL) --run-name $(RUN) --steps $(STEPS) $(FINETUNE)
+
+# Only if there is no training text yet; `make encode` makes it anew.
+$(TEXT):
+	$(MAKE) encode
+
+generate: setup  ## New texts about KEYWORDS from checkpoint/RUN
+	$(PY) -m gpt2kw.generate --keywords "$(KEYWORDS)" --run-name $(RUN) $(GENERATE)
+
+test: setup  ## Run the tests
+	$(PY) -m pytest
+
+lint: setup  ## Check style and form
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: setup  ## Mend style and form
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: setup  ## Measure speed and memory, see tests/benchmarks/README.md
+	$(PY) -m pip install --quiet --editable '.[bench]'
+	$(PY) tests/benchmarks/encode.py
+
+clean:  ## Remove .venv and what was made from the sample titles; your runs stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis data/titles.txt data/titles.val.txt data/demo.txt data/demo.val.txt

@@ -1,0 +1,251 @@
+"""The commands, as a user runs them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import assert_one_error_line, run_command, write_titles
+
+from gpt2kw.command import parse_options
+from gpt2kw.errors import UserError
+from gpt2kw.generation.options import GenerateOptions
+from gpt2kw.model.runs import Run
+from gpt2kw.text.decoding import DecodeOptions
+from gpt2kw.text.encoding import EncodeOptions
+from gpt2kw.training.options import FinetuneOptions
+
+README = Path(__file__).parent.parent / "README.md"
+OPTIONS = {
+    "encode": EncodeOptions,
+    "finetune": FinetuneOptions,
+    "generate": GenerateOptions,
+    "decode": DecodeOptions,
+}
+
+
+def test_the_whole_path_from_a_table_to_new_titles(tmp_path, tiny_model):
+    write_titles(tmp_path / "titles.csv")
+    encoded = run_command(
+        "encode", "titles.csv", "-o", "t.txt", "--category-field", "category", cwd=tmp_path
+    )
+    assert encoded.returncode == 0, encoded.stderr
+    assert encoded.stdout == ""
+    assert "48 texts gave" in encoded.stderr
+
+    trained = run_command(
+        "finetune",
+        "t.txt",
+        "--model",
+        tiny_model,
+        "--steps",
+        20,
+        "--sample-every",
+        10,
+        cwd=tmp_path,
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stdout == ""
+    assert "step 20: samples" in trained.stderr
+    assert re.search(r"run1 is at step 20: loss \d", trained.stderr)
+
+    call = ("generate", "--keywords", "cats wall", "--seed", 1, "--nsamples", 5)
+    generated = run_command(*call, cwd=tmp_path)
+    assert generated.returncode == 0, generated.stderr
+    assert len(generated.stdout.splitlines()) == 5
+    assert "<|" not in generated.stdout
+    assert not re.search("tensorflow|cuda|oneDNN|warning", generated.stderr, re.I)
+    assert run_command(*call, cwd=tmp_path).stdout == generated.stdout
+
+    as_documents = run_command(*call, "--format", "encoded", "-o", "new.txt", cwd=tmp_path)
+    assert as_documents.returncode == 0, as_documents.stderr
+    assert as_documents.stdout == ""
+    decoded = run_command("decode", "new.txt", "--format", "jsonl", cwd=tmp_path)
+    assert decoded.returncode == 0, decoded.stderr
+    titles = [json.loads(line)["title"] for line in decoded.stdout.splitlines()]
+    assert [" ".join(title.split()) for title in titles] == generated.stdout.splitlines()
+
+
+def start_finetune(cwd, training_text, tiny_model, steps):
+    return subprocess.Popen(
+        [sys.executable, "-m", "gpt2kw.finetune", training_text, "--model", tiny_model]
+        + ["--steps", str(steps), "--save-every", "40", "--sample-every", "0"],
+        cwd=cwd,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_steps(folder, process, steps):
+    metrics = folder / "checkpoint/run1/metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read()
+        if metrics.exists() and f'"step": {steps},' in metrics.read_text():
+            return
+        time.sleep(0.02)
+    raise AssertionError("no steps were done")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_is_saved_and_goes_on(tmp_path, training_text, tiny_model, number):
+    process = start_finetune(tmp_path, training_text, tiny_model, 100_000)
+    wait_for_steps(tmp_path, process, 10)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number
+    assert "Traceback" not in said
+    step = int(re.search(r"stopped and saved at step (\d+); the same command goes on", said)[1])
+    assert Run(tmp_path / "checkpoint/run1").latest().step == step
+    again = start_finetune(tmp_path, training_text, tiny_model, step + 3)
+    said = again.communicate(timeout=60)[1]
+    assert again.returncode == 0
+    assert f"going on from checkpoint/run1/ckpt-{step}" in said
+    assert f"is at step {step + 3}" in said
+
+
+def test_a_killed_run_goes_on_from_its_newest_checkpoint(tmp_path, training_text, tiny_model):
+    for steps in (50, 90):
+        process = start_finetune(tmp_path, training_text, tiny_model, 130)
+        wait_for_steps(tmp_path, process, steps)
+        process.kill()
+        process.communicate()
+    last = start_finetune(tmp_path, training_text, tiny_model, 130)
+    said = last.communicate(timeout=60)[1]
+    assert last.returncode == 0, said
+    assert re.search(r"going on from checkpoint/run1/ckpt-(80|120)", said)
+    assert "is at step 130" in said
+    lines = (tmp_path / "checkpoint/run1/metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines if '"loss"' in line]
+    assert steps == list(range(10, 131, 10))
+
+
+BAD_CALLS = [
+    (("encode", "none.csv", "-o", "o.txt"), ["no file none.csv", "check the path"]),
+    (("encode", "tilte.csv", "-o", "o.txt"), ["did you mean 'titles.csv'"]),
+    (("encode", "titles.csv", "-o", "no/o.txt"), ["folder no does not exist", "mkdir"]),
+    (("encode", "titles.csv", "-o", "."), ["the output . is a folder"]),
+    (("encode", ".", "-o", "o.txt"), [". is a folder"]),
+    (("encode", "empty.csv", "-o", "o.txt"), ["empty.csv is empty"]),
+    (("encode", "header.csv", "-o", "o.txt"), ["no row with a title"]),
+    (("encode", "titles.csv", "-o", "o.txt", "--title-field", "titel"), ["did you mean 'title'"]),
+    (("encode", "titles.csv", "-o", "o.txt", "--repeat", "-3"), ["--repeat is -3"]),
+    (("encode", "titles.csv", "-o", "o.txt", "--repeat", "many"), ["--repeat", "many"]),
+    (("encode", "titles.csv", "-o", "titles.csv"), ["also a source"]),
+    (("encode", "titles.csv"), ["--output"]),
+    (("encode", "titles.csv", "-o", "o.txt", "--spacy-model", "xx_no"), ["xx_no", "pip install"]),
+    (("encode", "titles.csv", "-o", "o.txt", "--wrokers", "2"), ["--wrokers", "--help"]),
+    (("encode", "titles.csv", "-o", "/proc/o.txt"), ["/proc"]),
+    (("decode", "titles.csv"), ["holds no document"]),
+    (("decode", "titles.csv", "--sections", "titles"), ["did you mean 'title'"]),
+    (("decode", "titles.csv", "--format", "xml"), ["xml"]),
+    (("finetune", "none.txt"), ["can't read none.txt"]),
+    (("finetune", "titles.csv"), ["no usable document"]),
+    (("finetune", "titles.csv", "--steps", "-1"), ["--steps is -1"]),
+    (("generate", "--keywords", "cats"), ["no run 'run1'", "make finetune"]),
+    (("generate", "--run-name", "ran1"), ["no run 'ran1'"]),
+    (("generate", "--model", "no/such/folder"), ["no model folder no/such/folder"]),
+    (("generate", "--temperature", "0"), ["--temperature is 0.0"]),
+]
+
+
+@pytest.mark.parametrize(("call", "words"), BAD_CALLS, ids=lambda value: " ".join(value))
+def test_bad_input_is_one_line_and_status_2(tmp_path, call, words):
+    write_titles(tmp_path / "titles.csv", rounds=1)
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "header.csv").write_text("category,title\n")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert_one_error_line(run_command(*call, cwd=tmp_path), *words)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_full_disk_leaves_nothing_that_looks_complete(tmp_path, training_text, tiny_model):
+    write_titles(tmp_path / "titles.csv", rounds=200)
+    # A limit on file sizes is what a test can do; the system's answer takes the same way.
+    limited = "import resource, signal, runpy, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limited += "resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); "
+    limited += (
+        "sys.argv[0] = ''; runpy.run_module('gpt2kw.' + sys.argv.pop(1), run_name='__main__')"
+    )
+
+    def run(size, *arguments):
+        command = [sys.executable, "-c", limited.format(size), *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    result = run(20_000, "encode", "titles.csv", "-o", "o.txt", "--keywords-field", "category")
+    assert_one_error_line(result, "can't write o.txt", "File too large")
+    assert [path.name for path in tmp_path.iterdir()] == ["titles.csv"]
+
+    result = run(60_000, "finetune", training_text, "--model", tiny_model, "--steps", 10)
+    assert result.returncode == 2
+    assert "error: can't write checkpoint/run1/ckpt-10" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert Run(tmp_path / "checkpoint/run1").checkpoints() == []
+
+
+def test_the_list_of_commands_has_a_line_for_each(tmp_path):
+    result = run_command("", cwd=tmp_path)
+    assert result.returncode == 0
+    assert [line.split()[2] for line in result.stdout.splitlines()] == [
+        f"gpt2kw.{name}" for name in OPTIONS
+    ]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_help_shows_every_option_with_its_default(tmp_path, name):
+    result = run_command(name, "--help", cwd=tmp_path, COLUMNS="200")
+    assert result.returncode == 0
+    for option, value in vars(_with_defaults(OPTIONS[name])).items():
+        if option not in ("source", "text", "file", "output", "header"):
+            assert f"--{option.replace('_', '-')}" in result.stdout
+            if value not in (None, (), ""):
+                assert f"default: {value})".replace("('title',)", "title") in result.stdout
+
+
+def _with_defaults(options):
+    needed = {"source": ("a.csv",), "output": "o.txt", "text": "t.txt", "file": "f.txt"}
+    return options(**{k: v for k, v in needed.items() if k in options.__dataclass_fields__})
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path, training_text):
+    command = (
+        f"{sys.executable} -m gpt2kw.decode {training_text} --separator {'=' * 9999} | head -1"
+    )
+    result = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert result.stdout.strip()
+    assert "Traceback" not in result.stderr
+    assert "Exception" not in result.stderr
+
+
+def readme_calls():
+    text = README.read_text("utf-8").replace("\\\n", " ")
+    for line in re.findall(r"^ {4}(?:\$ )?(python -m gpt2kw\.\w+ .*)$", text, re.M):
+        _, _, module, *arguments = __import__("shlex").split(line, comments=True)
+        yield module.removeprefix("gpt2kw."), arguments
+
+
+def test_the_readmes_commands_are_understood():
+    calls = list(readme_calls())
+    assert {name for name, _ in calls} == set(OPTIONS)
+    for name, arguments in calls:
+        assert parse_options(name, OPTIONS[name], arguments)
+
+
+def test_the_readme_names_only_options_that_exist():
+    known = {
+        f.replace("_", "-") for options in OPTIONS.values() for f in options.__dataclass_fields__
+    }
+    named = set(re.findall(r"`--([a-z][a-z-]+)", README.read_text("utf-8")))
+    assert len(named) > 10
+    assert named - known - {"no-header", "help"} == set()
+
+
+def test_options_that_make_no_sense_say_so():
+    with pytest.raises(UserError, match="--top-p"):
+        parse_options("generate", GenerateOptions, ["--top-p", "x"])
+    assert os.linesep not in str(UserError("a\nb", "c"))
