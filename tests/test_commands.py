@@ -72,13 +72,9 @@ def test_the_whole_path_from_a_table_to_new_titles(tmp_path, tiny_model):
 
 
 def start_finetune(cwd, training_text, tiny_model, steps):
-    return subprocess.Popen(
-        [sys.executable, "-m", "gpt2kw.finetune", training_text, "--model", tiny_model]
-        + ["--steps", str(steps), "--save-every", "40", "--sample-every", "0"],
-        cwd=cwd,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-m", "gpt2kw.finetune", training_text, "--model", tiny_model]
+    command += ["--steps", str(steps), "--save-every", "40", "--sample-every", "0"]
+    return subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_steps(folder, process, steps):
@@ -167,10 +163,11 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, call, words):
 def test_a_full_disk_leaves_nothing_that_looks_complete(tmp_path, training_text, tiny_model):
     write_titles(tmp_path / "titles.csv", rounds=200)
     # A limit on file sizes is what a test can do; the system's answer takes the same way.
-    limited = "import resource, signal, runpy, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-    limited += "resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); "
-    limited += (
-        "sys.argv[0] = ''; runpy.run_module('gpt2kw.' + sys.argv.pop(1), run_name='__main__')"
+    limited = (
+        "import resource, runpy, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))\n"
+        "runpy.run_module('gpt2kw.' + sys.argv.pop(1), run_name='__main__', alter_sys=True)"
     )
 
     def run(size, *arguments):

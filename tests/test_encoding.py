@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections import defaultdict
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -75,7 +76,7 @@ def test_a_record_has_up_to_repeat_different_documents_a_whole_pass_apart(titles
         places[record.title].append(place)
     assert {len(found) for found in places.values()} == {3}
     assert len(set(written)) == len(written)
-    assert min(b - a for found in places.values() for a, b in zip(found, found[1:])) == 48
+    assert min(b - a for found in places.values() for a, b in pairwise(found)) == 48
     counts = {len(record.keywords.split()) for record in written}
     assert counts == {0, 1, 2}
 

@@ -25,7 +25,7 @@ VOCAB = spacy.blank("en").vocab
 
 def doc(tagged: str, entities: tuple[str, ...] = ()) -> Doc:
     """Make a document from `word/POS/lemma/dep` parts; lemma and dep may be left out."""
-    parts = [(token.split("/") + ["", ""])[:4] for token in tagged.split()]
+    parts = [[*token.split("/"), "", ""][:4] for token in tagged.split()]
     words, tags, lemmas, deps = zip(*parts, strict=True)
     return Doc(
         VOCAB,

@@ -58,7 +58,6 @@ class Decoder:
             allowed: bool [vocabulary], the ids that may be chosen.
             uniforms: float32 [prompts, max_tokens] in [0, 1), the random numbers. A
                 text depends on its own row and prompt, not on its neighbours.
-
         """
         longest = max(map(len, prompts))
         width = -(-longest // _BUCKET) * _BUCKET

@@ -38,7 +38,6 @@ class Generator:
 
         Raises:
             UserError: there is none, it is damaged, or it was never fine-tuned here.
-
         """
         if model is None:
             return cls.of(Run.named(run_name or "run1").latest().load_model())
@@ -63,7 +62,6 @@ class Generator:
 
         Raises:
             UserError: the options can't be used with this model.
-
         """
         options = replace(options, **fields) if options else GenerateOptions(**fields)
         return [document.record.title or "" for document in self.titles(options)]

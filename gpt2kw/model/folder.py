@@ -89,12 +89,10 @@ class Model:
 
         Raises:
             UserError: it is not there, not a GPT-2, incomplete or damaged.
-
         """
         config = _load_config(folder)
-        return cls(
-            config, Tokenizer.load(folder), load_weights(folder, config), _load_about(folder)
-        )
+        weights = load_weights(folder, config)
+        return cls(config, Tokenizer.load(folder), weights, _load_about(folder))
 
 
 def new_model(records: list[Record], vocabulary_size: int, seed: int, **shape: int) -> Model:
@@ -203,7 +201,7 @@ def load_weights(folder: Path, config: dict[str, Any]) -> Weights:
         else:
             raise UserError(
                 f"{folder} has no {WEIGHTS_FILE} and no {_KERAS_FILE}",
-                "save the model with safetensors (a pytorch_model.bin is pickle, which is not read)",
+                "save it as safetensors (a pytorch_model.bin is pickle, which is not read)",
             )
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(

@@ -35,7 +35,6 @@ def find_model(name: str, models_folder: Path = MODELS_FOLDER) -> Path:
 
     Raises:
         UserError: no such folder, no such model on the hub, or no network.
-
     """
     folder = Path(name)
     if folder.is_dir():

@@ -65,7 +65,6 @@ class Tokenizer:
 
         Raises:
             UserError: the folder has neither, or they can't be read.
-
         """
         path = folder / "tokenizer.json"
         try:

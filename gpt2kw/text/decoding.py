@@ -77,7 +77,6 @@ def decode_texts(
 
     Raises:
         UserError: an unknown section.
-
     """
     sections = tuple(sections)
     check_sections(sections)
@@ -98,7 +97,6 @@ def decode_file(options: DecodeOptions | None = None, **fields: Any) -> DecodeRe
     Raises:
         UserError: the file can't be read or holds no document; the output can't be
             written.
-
     """
     options = replace(options, **fields) if options else DecodeOptions(**fields)
     documents = unfinished = strays = 0

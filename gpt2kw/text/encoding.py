@@ -152,7 +152,6 @@ def encode_keywords(
     Raises:
         UserError: the options or the sources can't be used, or nothing could be
             read. Then no file was written.
-
     """
     options = replace(options, **fields) if options else EncodeOptions(**fields)
     check_output(options.output)

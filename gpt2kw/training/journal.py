@@ -18,7 +18,7 @@ class Journal:
         self._run = run
         _forget_after(run.metrics_file, step)
         with output_errors(run.folder):
-            self._metrics = open(run.metrics_file, "a", encoding="utf-8")
+            self._metrics = open(run.metrics_file, "a", encoding="utf-8")  # noqa: SIM115
             self._board = tf.summary.create_file_writer(str(run.tensorboard_folder))
 
     def numbers(self, step: int, **values: float) -> None:

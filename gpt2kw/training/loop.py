@@ -66,7 +66,6 @@ def finetune(
 
     Raises:
         UserError: the options, the text, the model or the run can't be used.
-
     """
     options = replace(options, **fields) if options else FinetuneOptions(**fields)
     tally = Tally()

@@ -23,7 +23,6 @@ def choose_strategy(devices: tuple[str, ...]) -> tf.distribute.Strategy:
 
     Raises:
         UserError: a device that TensorFlow does not have.
-
     """
     present = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()]
     for device in devices:

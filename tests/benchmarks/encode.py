@@ -67,16 +67,11 @@ def way_half(path: str, number: str, core: str) -> None:
     keywords_of(texts_of(path)[int(number) :: 2], load())
 
 
-def start_ray(**settings):
+def start_ray():
     import ray
 
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        **settings,
-    )
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    ray.init(address="local", include_dashboard=False, **quiet)
     return ray
 
 
@@ -106,9 +101,9 @@ def keywords_of_one(text: str, nlp) -> list[str]:
 def way_ray_data(path: str) -> None:
     """Ray Data: blocks of texts through a pool of actors, in order."""
     import pyarrow as pa
-
-    ray = start_ray()
     import ray.data
+
+    start_ray()
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
