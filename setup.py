@@ -14,6 +14,7 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["gpt2kw", "gpt2kw.*"]),
     install_requires=[
+        "h5py>=3.10",
         # tensorflow-datasets uses it there without asking for it.
         "importlib-resources>=6; python_version < '3.12'",
         "numpy>=1.26",

@@ -13,7 +13,7 @@ import pytest
 import ray
 from conftest import TITLES, write_titles
 
-from gpt2kw import encode_keywords
+import gpt2kw
 from gpt2kw.errors import UserError
 from gpt2kw.text.encoding import EncodeOptions
 from gpt2kw.text.files import read_chunks
@@ -25,6 +25,11 @@ def local_ray():
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+def encode_keywords(**options):
+    """Encode with one worker where the test is not about workers: each loads spaCy."""
+    return gpt2kw.encode_keywords(**({"workers": 1} | options))
 
 
 def records(path):
@@ -162,7 +167,7 @@ def test_half_a_surrogate_pair_and_a_huge_title_are_handled_and_said(tmp_path):
 
 
 def test_a_killed_worker_costs_no_rows(tmp_path):
-    source = write_titles(tmp_path / "titles.csv", rounds=400)
+    source = write_titles(tmp_path / "titles.csv", rounds=150)
     encode_keywords(source=source, output=tmp_path / "undisturbed.txt", workers=2)
     killed = []
 
@@ -171,7 +176,7 @@ def test_a_killed_worker_costs_no_rows(tmp_path):
         while not killed and time.monotonic() < deadline:
             for process in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.Error):
-                    if "_Encoder.encode" in " ".join(process.cmdline()):
+                    if "_Encoder.run" in " ".join(process.cmdline()):
                         os.kill(process.pid, signal.SIGKILL)
                         killed.append(process.pid)
                         return

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -195,9 +196,7 @@ def load_weights(folder: Path, config: dict[str, Any]) -> Weights:
             for shard in sorted(set(index["weight_map"].values())):
                 found |= load_file(folder / shard)
         elif (folder / _KERAS_FILE).exists():
-            from gpt2kw.model.keras import load_keras_file
-
-            return load_keras_file(folder)
+            found = _load_hdf5(folder / _KERAS_FILE)
         else:
             raise UserError(
                 f"{folder} has no {WEIGHTS_FILE} and no {_KERAS_FILE}",
@@ -208,6 +207,31 @@ def load_weights(folder: Path, config: dict[str, Any]) -> Weights:
             f"the weights in {folder} are damaged: {error}", "fetch them anew"
         ) from error
     return _checked(folder, config, found)
+
+
+def _load_hdf5(path: Path) -> Weights:
+    """Read the file that TFGPT2LMHeadModel's `save_pretrained` writes."""
+    found: Weights = {}
+
+    def collect(name: str, part: object) -> None:
+        if isinstance(part, h5py.Dataset):
+            weight = np.asarray(part)
+            # Keras keeps a bias as a row.
+            found[pytorch_name(name)] = weight[0] if name.endswith("bias:0") else weight
+
+    with h5py.File(path) as file:
+        file.visititems(collect)
+    return found
+
+
+_PYTORCH_PARTS = {"gamma": "weight", "beta": "bias", "embeddings": "weight"}
+
+
+def pytorch_name(keras_name: str) -> str:
+    """`tfgpt2lm_head_model/transformer/h_._0/ln_1/gamma:0` as `transformer.h.0.ln_1.weight`."""
+    path = keras_name.removesuffix(":0").rpartition("/transformer/")[2]
+    stem, _, part = path.replace("h_._", "h.").replace("/", ".").rpartition(".")
+    return f"transformer.{stem}.{_PYTORCH_PARTS.get(part, part)}"
 
 
 def _checked(folder: Path, config: dict[str, Any], found: Weights) -> Weights:

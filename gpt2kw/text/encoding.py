@@ -4,23 +4,15 @@ One row's way: a reader yields its fields; they become a `Record`; a worker find
 record's keywords, chooses some for each of its documents and renders them; the
 writer puts the n-th document of every record into the n-th part of the file, so that
 copies of one record stand a whole pass apart.
-
-The work is done by actors of ray that each hold a spaCy model. Ray restarts an actor
-that dies and gives it its unfinished batches again. Ray Data over the same actors
-needs 1.2 to 1.3 times the time for 16,000 titles (`tests/benchmarks/encode.py`).
 """
 
 import os
 import random
-import re
 import shutil
-import socket
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import islice
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
@@ -38,13 +30,10 @@ from gpt2kw.text.keywords import (
     split_keywords,
     straighten_quotes,
 )
+from gpt2kw.text.parallel import batched, worker_pool
 from gpt2kw.text.sources import check_source, read_rows
 from gpt2kw.text.tally import Tally
 
-_BATCH = 128
-"""Records per call of a worker: small enough that no worker waits long at the end."""
-_QUEUED = 3
-"""Batches that each worker holds, so that it never waits for the next one."""
 _KEYWORD_TEXT = 5_000
 """Characters of a text that keywords are taken from: a parse needs memory for each."""
 
@@ -212,7 +201,8 @@ class _Encoder:
         self._options = options
         self._nlp = None if options.keywords_field else load_spacy(options.spacy_model)
 
-    def encode(self, records: list[Record]) -> list[_Encoded]:
+    def run(self, records: list[Record]) -> list[_Encoded]:
+        """Return the documents of each record."""
         return [
             self._encode_record(record, keywords)
             for record, keywords in zip(records, self._keywords(records), strict=True)
@@ -228,7 +218,7 @@ class _Encoder:
             straighten_quotes((getattr(record, options.keyword_gen) or "")[:_KEYWORD_TEXT])
             for record in records
         )
-        for doc in self._nlp.pipe(texts, batch_size=_BATCH):
+        for doc in self._nlp.pipe(texts, batch_size=len(records)):
             yield extract_keywords(doc, options.keyword_length_max)
 
     def _encode_record(self, record: Record, keywords: list[str]) -> _Encoded:
@@ -253,79 +243,12 @@ def _encoder(options: EncodeOptions) -> Iterator[Callable[[Iterable[Record]], It
     if options.keywords_field:
         # Without spaCy there is too little to do for more processes to help.
         encoder = _Encoder(options)
-        yield lambda records: (e for batch in _batched(records) for e in encoder.encode(batch))
+        yield lambda records: (e for batch in batched(records) for e in encoder.run(batch))
         return
     if not options.address:
         find_spacy_model(options.spacy_model)
-    with _ray(options) as ray:
-        cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        workers = min(options.workers or cores, cores)
-        # Ray starts a dead worker anew and gives it what it had not answered.
-        actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(_Encoder)
-        actors = [actor.remote(options) for _ in range(workers)]
-        yield lambda records: _encode_on_actors(ray, actors, records)
-
-
-@contextmanager
-def _ray(options: EncodeOptions) -> Iterator[Any]:
-    """Yield the ray module, connected. A ray that was started here is stopped again."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
-    if ray.is_initialized():
-        yield ray
-        return
-    quiet = {"logging_level": "ERROR", "log_to_driver": False}
-    if options.address:
-        _connect(ray, options.address, quiet)
-    else:
-        cores = options.workers or None
-        ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _connect(ray: Any, address: str, settings: dict[str, Any]) -> None:
-    try:
-        if match := re.fullmatch(r"(?:ray://)?\[?([^\[\]]+)\]?:(\d+)", address):
-            # Ray itself goes on trying for many minutes.
-            socket.create_connection((match[1], int(match[2])), timeout=10).close()
-        ray.init(address=address, **settings)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"can't reach ray at {address}: {error}", "check --address, or leave it out"
-        ) from error
-
-
-def _encode_on_actors(ray: Any, actors: list[Any], records: Iterable[Record]) -> Iterator[_Encoded]:
-    """Give each batch to the actor that has the fewest; yield results in order."""
-    batches = _batched(records)
-    queued = dict.fromkeys(actors, 0)
-    running: deque[tuple[Any, Any]] = deque()
-    while True:
-        for batch in islice(batches, len(actors) * _QUEUED - len(running)):
-            actor = min(queued, key=queued.__getitem__)
-            queued[actor] += 1
-            running.append((actor.encode.remote(batch), actor))
-        if not running:
-            return
-        result, actor = running.popleft()
-        try:
-            yield from ray.get(result)
-        except ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None)
-            if isinstance(cause, UserError):
-                raise cause from error
-            raise UserError(f"a worker failed: {error}", "see ray's logs in /tmp/ray") from error
-        queued[actor] -= 1
-
-
-def _batched(records: Iterable[Record]) -> Iterator[list[Record]]:
-    records = iter(records)
-    while batch := list(islice(records, _BATCH)):
-        yield batch
+    with worker_pool(_Encoder, options, workers=options.workers, address=options.address) as encode:
+        yield encode
 
 
 def _write(options: EncodeOptions, encoded: Iterator[_Encoded], bar: tqdm) -> tuple[int, int, int]:

@@ -1,0 +1,116 @@
+"""Work on a stream of items in ray's actors, in order and in constant memory.
+
+Ray restarts an actor that dies and gives it again what it had not answered. Ray Data
+over the same actors is slower, see `tests/benchmarks/README.md`.
+"""
+
+import os
+import re
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+from gpt2kw.errors import UserError
+
+Item = TypeVar("Item", contravariant=True)
+Result = TypeVar("Result", covariant=True)
+
+_BATCH = 128
+"""Items per call of a worker: small enough that no worker waits long at the end."""
+_QUEUED = 3
+"""Batches that each worker holds, so that it never waits for the next one."""
+
+
+class Worker(Protocol[Item, Result]):
+    """Holds what is slow to load, and works on batches."""
+
+    def run(self, items: list[Item]) -> list[Result]:
+        """Return a result for each item, the same for the same item."""
+
+
+@contextmanager
+def worker_pool(
+    worker: Callable[..., Worker[Item, Result]], *arguments: Any, workers: int, address: str | None
+) -> Iterator[Callable[[Iterable[Item]], Iterator[Result]]]:
+    """Yield a function that maps items to results in the order of the items.
+
+    Args:
+        worker: a class; each actor makes one from `arguments`.
+        *arguments: must be picklable.
+        workers: how many; 0 means one for each core.
+        address: of a running ray cluster; None starts ray on this machine, and stops
+            it at the end. A ray that the program has connected to is used as it is.
+
+    Raises:
+        UserError: ray can't be reached, or a worker raised it or died for good.
+    """
+    with _connected(workers, address) as ray:
+        cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(worker)
+        actors = [actor.remote(*arguments) for _ in range(min(workers or cores, cores))]
+        yield lambda items: _map(ray, actors, items)
+
+
+def batched(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Yield the items in lists of the size that a worker gets."""
+    items = iter(items)
+    while batch := list(islice(items, _BATCH)):
+        yield batch
+
+
+def _map(ray: Any, actors: list[Any], items: Iterable[Item]) -> Iterator[Result]:
+    """Give each batch to the actor that has the fewest; yield results in order."""
+    batches = batched(items)
+    queued = dict.fromkeys(actors, 0)
+    running: deque[tuple[Any, Any]] = deque()
+    while True:
+        for batch in islice(batches, len(actors) * _QUEUED - len(running)):
+            actor = min(queued, key=queued.__getitem__)
+            queued[actor] += 1
+            running.append((actor.run.remote(batch), actor))
+        if not running:
+            return
+        result, actor = running.popleft()
+        try:
+            yield from ray.get(result)
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, UserError):
+                raise cause from error
+            raise UserError(f"a worker failed: {error}", "see ray's logs in /tmp/ray") from error
+        queued[actor] -= 1
+
+
+@contextmanager
+def _connected(workers: int, address: str | None) -> Iterator[Any]:
+    """Yield the ray module, connected. A ray that was started here is stopped again."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    if address:
+        _connect(ray, address, quiet)
+    else:
+        ray.init(address="local", num_cpus=workers or None, include_dashboard=False, **quiet)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _connect(ray: Any, address: str, settings: dict[str, Any]) -> None:
+    try:
+        if match := re.fullmatch(r"(?:ray://)?\[?([^\[\]]+)\]?:(\d+)", address):
+            # Ray itself goes on trying for many minutes.
+            socket.create_connection((match[1], int(match[2])), timeout=10).close()
+        ray.init(address=address, **settings)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"can't reach ray at {address}: {error}", "check --address, or leave it out"
+        ) from error
