@@ -10,7 +10,7 @@ from gpt2kw.errors import UserError
 from gpt2kw.text.format import Record, prompt, render
 
 RECORDS = [
-    Record("cats", "cat wall", "Why, cat?\nWhy", "Body, too"),
+    Record("cats", "cat wall", "Why, cat?\nWhy", "Body,\rtoo"),
     Record(None, "", 'A "dog"', None),
 ]
 
@@ -26,7 +26,7 @@ def documents(tmp_path):
 def test_texts_give_their_sections_in_the_order_asked_for():
     found = list(decode_texts([render(record) for record in RECORDS], ["body", "title"]))
     assert found == [
-        {"body": "Body, too", "title": "Why, cat?\nWhy"},
+        {"body": "Body,\rtoo", "title": "Why, cat?\nWhy"},
         {"body": None, "title": 'A "dog"'},
     ]
     assert list(found[0]) == ["body", "title"]
@@ -40,8 +40,8 @@ def test_one_text_may_hold_several_documents():
 def test_plain_text_parts_documents_by_a_line(documents, tmp_path):
     report = decode_file(file=documents, output=tmp_path / "o", sections=("title", "body"))
     line = "=" * 20
-    assert (tmp_path / "o").read_text() == (
-        f'Why, cat?\nWhy\nBody, too\n{line}\nA "dog"\n{line}\ncut o\n{line}\n'
+    assert (tmp_path / "o").read_bytes().decode() == (
+        f'Why, cat?\nWhy\nBody,\rtoo\n{line}\nA "dog"\n{line}\ncut o\n{line}\n'
     )
     assert (report.documents, report.unfinished, report.strays) == (3, 1, 0)
 
@@ -89,3 +89,8 @@ def test_a_file_without_documents_is_an_error_and_writes_nothing(tmp_path, conte
     with pytest.raises(UserError):
         decode_file(file=tmp_path / "d", output=tmp_path / "o")
     assert not (tmp_path / "o").exists()
+
+
+def test_a_file_is_never_decoded_over_itself(documents):
+    with pytest.raises(UserError, match="would be written over"):
+        decode_file(file=documents, output=documents)

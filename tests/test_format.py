@@ -132,3 +132,8 @@ def test_reading_holds_one_document_and_not_the_text():
     tracemalloc.stop()
     assert count == 10_000
     assert peak < 2_000_000
+
+
+def test_long_runs_of_tildes_take_no_longer_than_other_text():
+    record = Record(title="~" * 200_000 + "x", body="~" * 200_000)
+    assert parse(render(record)) == Document(record)

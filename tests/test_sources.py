@@ -76,7 +76,7 @@ def test_ragged_and_torn_rows_are_skipped_and_counted_with_their_lines(tmp_path)
     assert tally.lines() == [
         "1 rows with fewer fields than the header, skipped (a.csv:3)",
         "1 rows with more fields than the header, skipped (a.csv:4)",
-        "1 rows with text behind a closing quote, skipped (a.csv:5)",
+        "1 lines of rows with text behind a closing quote, skipped (a.csv:5)",
     ]
 
 
@@ -92,9 +92,9 @@ def test_broken_json_lines_are_counted(tmp_path):
     assert tally.counts.total() == 2
 
 
-def test_a_list_in_json_is_joined_by_commas(tmp_path):
+def test_a_list_in_json_stays_one(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"title": ["a", "b c"]}\n')
-    assert titles(tmp_path / "a.jsonl") == ["a,b c"]
+    assert titles(tmp_path / "a.jsonl") == [["a", "b c"]]
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,7 @@ def test_a_list_in_json_is_joined_by_commas(tmp_path):
         ("a.csv", "title,title\na,b\n", "2 columns named 'title'"),
         ("a.csv", 'title\n"never closed\n', r"a\.csv:2: a quote that opens there is never closed"),
         ("a.csv", "", "is empty"),
+        ("a.csv", "\n\n", "has no header row"),
         ("a.jsonl", '{"titel": "a"}\n', "did you mean 'titel'"),
         ("a.parquet", "nonsense", "not a Parquet file"),
         ("a.csv.gz", "nonsense", "not a whole gzip file"),
@@ -136,3 +137,17 @@ def test_rows_are_read_as_they_are_needed(tmp_path):
     (tmp_path / "a.csv").write_text("title\na\nb\n")
     rows = read_rows(str(tmp_path / "a.csv"), ["title"], True, Tally())
     assert next(rows) == ("a.csv:2", {"title": "a"})
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv"])
+def test_a_single_column_has_no_second_one(tmp_path, name):
+    (tmp_path / name).write_text("Cats\n")
+    with pytest.raises(UserError, match="no column 'kind', only 'title'"):
+        titles(tmp_path / name, ("title", "kind"), header=False)
+
+
+def test_lines_that_a_stray_quote_swallows_are_all_counted(tmp_path):
+    (tmp_path / "a.csv").write_text('title\n"open\nb\nc\n"d"\ne\n')
+    tally = Tally()
+    assert titles(tmp_path / "a.csv", tally=tally) == ["e"]
+    assert tally.counts.total() == 4

@@ -53,9 +53,9 @@ def tfds_folder(tmp_path_factory):
 def test_a_prepared_data_set_is_read():
     rows = read_rows("tfds:gpt2kw_titles/train", ["title", "tags"], True, Tally())
     assert sorted((row["title"], row["tags"]) for _, row in rows) == [
-        ("", "a,b"),
-        ("Café cats", "a,b"),
-        ("Two\nlines", "a,b"),
+        ("", ["a", "b"]),
+        ("Café cats", ["a", "b"]),
+        ("Two\nlines", ["a", "b"]),
     ]
 
 

@@ -12,7 +12,7 @@ from typing import IO, Annotated, Any, Literal
 import tyro
 
 from gpt2kw.errors import UserError, check_option, did_you_mean
-from gpt2kw.text.files import atomic_writer, read_chunks
+from gpt2kw.text.files import atomic_writer, check_not_source, read_chunks
 from gpt2kw.text.format import SECTIONS, Document, Record, iter_documents
 
 Sections = dict[str, str | None]
@@ -99,6 +99,8 @@ def decode_file(options: DecodeOptions | None = None, **fields: Any) -> DecodeRe
             written.
     """
     options = replace(options, **fields) if options else DecodeOptions(**fields)
+    if options.output:
+        check_not_source(options.output, [options.file])
     documents = unfinished = strays = 0
     with _target(options.output) as file:
         write = _WRITERS[options.format](file, options)
@@ -136,7 +138,8 @@ def _json_writer(file: IO[str], options: DecodeOptions) -> Callable[[Sections], 
 
 
 def _csv_writer(file: IO[str], options: DecodeOptions) -> Callable[[Sections], None]:
-    writer = csv.DictWriter(file, options.sections, lineterminator="\n")
+    # The csv module leaves a lone carriage return bare, which reads back as a line's end.
+    writer = csv.DictWriter(file, options.sections, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writeheader()
     return writer.writerow
 

@@ -12,15 +12,16 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tqdm import tqdm
 
 from gpt2kw.errors import UserError, check_option
-from gpt2kw.text.files import check_output, output_errors, scratch_folder
+from gpt2kw.text.files import check_not_source, check_output, output_errors, scratch_folder
 from gpt2kw.text.format import Record, render
 from gpt2kw.text.keywords import (
     choose_keywords,
@@ -31,8 +32,11 @@ from gpt2kw.text.keywords import (
     straighten_quotes,
 )
 from gpt2kw.text.parallel import batched, worker_pool
-from gpt2kw.text.sources import check_source, read_rows
+from gpt2kw.text.sources import Field, check_source, read_rows
 from gpt2kw.text.tally import Tally
+
+if TYPE_CHECKING:
+    from spacy.language import Language
 
 _KEYWORD_TEXT = 5_000
 """Characters of a text that keywords are taken from: a parse needs memory for each."""
@@ -89,7 +93,7 @@ class EncodeOptions:
         check_option(
             "keyword-length-max", self.keyword_length_max, self.keyword_length_max >= 1, "1 or more"
         )
-        check_option("workers", self.workers, self.workers >= 0, "0 or more")
+        check_option("workers", self.workers, 0 <= self.workers <= 256, "0 to 256")
         fraction = self.validation_fraction
         check_option("validation-fraction", fraction, 0 <= fraction < 1, "0 to less than 1")
         if self.keyword_gen == "body" and not (self.body_field or self.keywords_field):
@@ -143,11 +147,11 @@ def encode_keywords(
             read. Then no file was written.
     """
     options = replace(options, **fields) if options else EncodeOptions(**fields)
-    check_output(options.output)
     for source in options.source:
         check_source(source)
-    if options.output in map(Path, options.source):
-        raise UserError(f"the output {options.output} is also a source", "choose another with -o")
+    for output in (options.output, options.validation_output):
+        check_output(output)
+        check_not_source(output, options.source)
     tally = Tally()
     records = _read_records(options, tally)
     with (
@@ -162,17 +166,24 @@ def _read_records(options: EncodeOptions, tally: Tally) -> Iterator[Record]:
     columns = options.columns
     for source in options.source:
         for place, row in read_rows(source, list(columns.values()), options.header, tally):
-            # An empty cell is a table's way to say that there is none.
-            texts = {section: row[column] or None for section, column in columns.items()}
+            texts = {section: _text(row[column], options) for section, column in columns.items()}
             record = Record(**{s: _encodable(text, place, tally) for s, text in texts.items()})
             if not (record.title or "").strip():
                 tally.add("rows with a blank title, skipped", place)
                 continue
-            if len(getattr(record, options.keyword_gen) or "") > _KEYWORD_TEXT:
+            text = getattr(record, options.keyword_gen) or ""
+            if len(text) > _KEYWORD_TEXT and not options.keywords_field:
                 tally.add(
                     f"texts whose keywords come from the first {_KEYWORD_TEXT:,} characters", place
                 )
             yield record
+
+
+def _text(field: Field, options: EncodeOptions) -> str | None:
+    if isinstance(field, list):
+        return options.keyword_sep.join(field)
+    # An empty cell is a table's way to say that there is none.
+    return field or None
 
 
 def _encodable(text: str | None, place: str, tally: Tally) -> str | None:
@@ -199,7 +210,11 @@ class _Encoder:
 
     def __init__(self, options: EncodeOptions) -> None:
         self._options = options
-        self._nlp = None if options.keywords_field else load_spacy(options.spacy_model)
+
+    @cached_property
+    def _nlp(self) -> "Language":
+        # With the first batch and not before: what is raised there reaches the caller.
+        return load_spacy(self._options.spacy_model)
 
     def run(self, records: list[Record]) -> list[_Encoded]:
         """Return the documents of each record."""
@@ -210,7 +225,7 @@ class _Encoder:
 
     def _keywords(self, records: list[Record]) -> Iterator[list[str]]:
         options = self._options
-        if self._nlp is None:
+        if options.keywords_field:
             for record in records:
                 yield split_keywords(record.keywords or "", options.keyword_sep)
             return
@@ -273,6 +288,11 @@ def _write(options: EncodeOptions, encoded: Iterator[_Encoded], bar: tqdm) -> tu
             raise UserError(
                 f"{', '.join(options.source)}: no row with a {options.title_field}",
                 "check the file and --title-field",
+            )
+        if not documents[0]:
+            raise UserError(
+                f"--validation-fraction {options.validation_fraction} leaves no training text",
+                f"give less; there are {records:,} records",
             )
         drafts = [_joined(side) for side in passes]
         for draft, output, count in zip(drafts, outputs, documents, strict=True):

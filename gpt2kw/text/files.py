@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -15,7 +15,11 @@ from gpt2kw.errors import UserError
 def check_output(path: str | Path) -> Path:
     """Return `path` if a file can be made there; raise `UserError` before any work if not."""
     path = Path(path)
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise UserError(f"the output {path} can't be: {error.strerror}", "rename it") from error
+    if is_folder:
         raise UserError(f"the output {path} is a folder", "name a file in it")
     folder = path.parent
     if not folder.is_dir():
@@ -23,6 +27,13 @@ def check_output(path: str | Path) -> Path:
     if not os.access(folder, os.W_OK):
         raise UserError(f"the output folder {folder} is read-only", "choose another with -o")
     return path
+
+
+def check_not_source(output: Path, sources: Iterable[str | Path]) -> None:
+    """Raise `UserError` if a file would be written over one that is read."""
+    for source in sources:
+        if Path(source).resolve() == output.resolve():
+            raise UserError(f"{output} would be written over {source}", "choose another with -o")
 
 
 def read_chunks(path: str | Path) -> Iterator[str]:

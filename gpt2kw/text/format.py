@@ -102,10 +102,10 @@ def from_pieces(pieces: Iterable[Piece]) -> Document:
     return Document(Record(**sections), finished, stray)
 
 
-_TILDES_BEFORE_TAG = re.compile(r"~+(?=[`^@}]|\Z)")
+_TILDES_BEFORE_TAG = re.compile(r"(?<!~)~+(?=[`^@}]|\Z)")
 _LITERAL_MARK = re.compile(r"<(~*\|(?:start|end)oftext\|>)")
 _ESCAPED_MARK = re.compile(r"<~(~*\|(?:start|end)oftext\|>)")
-_TAG_OR_TILDES = re.compile(r"(~+)([`^@}])")
+_TAG_OR_TILDES = re.compile(r"(?<!~)(~+)([`^@}])")
 
 
 def _escape(content: str, at_end: bool) -> str:

@@ -6,7 +6,9 @@ over the same actors is slower, see `tests/benchmarks/README.md`.
 
 import os
 import re
+import signal
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,10 @@ _BATCH = 128
 """Items per call of a worker: small enough that no worker waits long at the end."""
 _QUEUED = 3
 """Batches that each worker holds, so that it never waits for the next one."""
+
+
+_DEATHS = 10
+"""How often a worker is started anew. One that dies each time would never end."""
 
 
 class Worker(Protocol[Item, Result]):
@@ -49,7 +55,7 @@ def worker_pool(
     """
     with _connected(workers, address) as ray:
         cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(worker)
+        actor = ray.remote(num_cpus=1, max_restarts=_DEATHS, max_task_retries=_DEATHS)(worker)
         actors = [actor.remote(*arguments) for _ in range(min(workers or cores, cores))]
         yield lambda items: _map(ray, actors, items)
 
@@ -93,11 +99,15 @@ def _connected(workers: int, address: str | None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    handler = signal.getsignal(signal.SIGTERM)
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
     if address:
         _connect(ray, address, quiet)
     else:
         ray.init(address="local", num_cpus=workers or None, include_dashboard=False, **quiet)
+    if threading.current_thread() is threading.main_thread():
+        # Ray sets one of its own, which ends the program without a clean-up.
+        signal.signal(signal.SIGTERM, handler)
     try:
         yield ray
     finally:

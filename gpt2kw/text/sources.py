@@ -1,7 +1,7 @@
 """Reading rows from tables of texts: CSV, TSV, JSON lines, Parquet, plain lines, TFDS.
 
 Every reader streams and yields `(place, row)`: where the row stands, for messages,
-and a dict from column names to text. What can't be read is counted in a `Tally`.
+and a dict from column names to text, or to a list of texts where a format has lists. What can't be read is counted in a `Tally`.
 """
 
 import codecs
@@ -17,7 +17,8 @@ from typing import IO
 from gpt2kw.errors import UserError, did_you_mean
 from gpt2kw.text.tally import Tally
 
-Row = tuple[str, dict[str, str | None]]
+Field = str | list[str] | None
+Row = tuple[str, dict[str, Field]]
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
 _TFDS = "tfds:"
@@ -35,7 +36,11 @@ def check_source(source: str) -> None:
             raise UserError(f"{source} names no split", f"write {source}/train")
         return
     path = Path(source)
-    if not path.exists():
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise UserError(f"can't look for {source}: {error.strerror}", "check the path") from error
+    if not exists:
         near = did_you_mean(path.name, (p.name for p in _siblings(path)))
         raise UserError(f"there is no file {source}", f"{near}check the path")
     if path.is_dir():
@@ -131,7 +136,9 @@ def _read_csv(
     if header:
         _, values = next(rows, ("", []))
         names = [name.strip() for name in values]
-        _check_columns(source, columns, names)
+        if not any(names):
+            raise UserError(f"{source} has no header row", "give one, or use --no-header")
+    _check_columns(source, columns, names)
     for place, values in rows:
         if len(values) == len(names):
             yield place, dict(zip(names, values, strict=True))
@@ -148,7 +155,8 @@ def _csv_rows(lines: Iterator[str], source: str, tally: Tally) -> Iterator[tuple
     # strict: a field that is torn or never closed must be noticed, not guessed.
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
-        place = f"{Path(source).name}:{reader.line_num + 1}"
+        before = reader.line_num
+        place = f"{Path(source).name}:{before + 1}"
         try:
             values = next(reader)
         except StopIteration:
@@ -158,7 +166,9 @@ def _csv_rows(lines: Iterator[str], source: str, tally: Tally) -> Iterator[tuple
                 raise UserError(
                     f"{place}: a quote that opens there is never closed", "close it or double it"
                 ) from error
-            tally.add("rows with text behind a closing quote, skipped", place)
+            # A quote that is closed much later takes lines with it: count them all.
+            lines_lost = reader.line_num - before
+            tally.add("lines of rows with text behind a closing quote, skipped", place, lines_lost)
             continue
         if values:
             yield place, values
@@ -167,6 +177,7 @@ def _csv_rows(lines: Iterator[str], source: str, tally: Tally) -> Iterator[tuple
 def _read_plain(
     lines: Iterator[str], source: str, columns: list[str], header: bool, tally: Tally
 ) -> Iterator[Row]:
+    _check_columns(source, columns, columns[:1])
     for number, line in enumerate(lines, start=1):
         yield f"{Path(source).name}:{number}", {columns[0]: line.rstrip("\r\n")}
 
@@ -182,26 +193,26 @@ def _read_json_lines(
         last = place = f"{Path(source).name}:{number}"
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             tally.add("lines that are not JSON, skipped", place)
             continue
         if not isinstance(value, dict):
             tally.add("lines that are not a JSON object, skipped", place)
             continue
         seen.update(value)
-        yield place, {column: _as_text(value.get(column)) for column in columns}
+        yield place, {column: _as_field(value.get(column)) for column in columns}
     if last:
         _check_columns(source, columns, sorted(seen))
 
 
-def _as_text(value: object) -> str | None:
-    """Text of a JSON, Parquet or TFDS value; a list (of keywords) is joined by commas."""
+def _as_field(value: object) -> Field:
+    """Return a JSON, Parquet or TFDS value as text, or as texts if it is a list."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
     if isinstance(value, list | tuple):
-        return ",".join(_as_text(part) or "" for part in value)
+        return [str(_as_field(part) or "") for part in value]
     return str(value)
 
 
@@ -215,8 +226,8 @@ def _read_parquet(source: str, columns: list[str]) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=1024, columns=columns):
                 for row in batch.to_pylist():
                     number += 1
-                    yield f"{Path(source).name}:{number}", {c: _as_text(row[c]) for c in columns}
-    except pyarrow.ArrowException as error:
+                    yield f"{Path(source).name}:{number}", {c: _as_field(row[c]) for c in columns}
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"{source} is not a Parquet file: {error}", "make it again") from error
 
 
@@ -240,7 +251,7 @@ def _read_tfds(source: str, columns: list[str]) -> Iterator[Row]:
     _check_columns(source, columns, list(data.element_spec))
     for number, row in enumerate(tfds.as_numpy(data), start=1):
         values = {column: _from_numpy(row[column]) for column in columns}
-        yield f"{Path(source).name}:{number}", {c: _as_text(value) for c, value in values.items()}
+        yield f"{Path(source).name}:{number}", {c: _as_field(value) for c, value in values.items()}
 
 
 def _from_numpy(value: object) -> object:
