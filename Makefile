@@ -50,12 +50,12 @@ $(INSTALLED): setup.py
 encode: setup  ## DATA to training text in TEXT
 	$(PY) -m gpt2kw.encode $(DATA) -o $(TEXT) $(ENCODE)
 
-finetune: setup $(TEXT)  ## TEXT to a fine-tuned MODEL in checkpoint/RUN; goes on where it stopped
+finetune: setup $(filter data/titles.txt,$(TEXT))  ## TEXT to a fine-tuned MODEL in checkpoint/RUN; goes on where it stopped
 	$(PY) -m gpt2kw.finetune $(TEXT) --model $(MODEL) --run-name $(RUN) --steps $(STEPS) $(FINETUNE)
 
-# Only if there is no training text yet; `make encode` makes it anew.
-$(TEXT):
-	$(MAKE) encode
+# The sample titles are encoded when there is no text of them yet; any other text is the user's.
+data/titles.txt:
+	$(MAKE) encode DATA=data/titles.csv TEXT=data/titles.txt
 
 generate: setup  ## New texts about KEYWORDS from checkpoint/RUN
 	$(PY) -m gpt2kw.generate --keywords "$(KEYWORDS)" --run-name $(RUN) $(GENERATE)

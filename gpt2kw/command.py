@@ -38,6 +38,9 @@ def run_command(
     signal's number when stopped.
     """
     _speak_on_standard_error()
+    sys.stdout.reconfigure(encoding="utf-8")
+    # So that files which are half written are cleaned away as after Ctrl-C.
+    signal.signal(signal.SIGTERM, _stop)
     try:
         action(parse_options(name, options_type, arguments))
     except UserError as error:
@@ -45,11 +48,15 @@ def run_command(
     except Stopped as stopped:
         sys.exit(stopped.status)
     except KeyboardInterrupt:
-        _fail("stopped: nothing was written", 128 + signal.SIGINT)
+        _fail("stopped", 128 + signal.SIGINT)
     except BrokenPipeError:
         # The reader of standard output, such as head, has enough.
         sys.stderr.close()
         sys.exit(128 + signal.SIGPIPE)
+
+
+def _stop(number: int, _frame: object) -> None:
+    raise Stopped(number)
 
 
 def _fail(message: str, status: int) -> None:
@@ -78,13 +85,13 @@ def parse_options(
 
 
 def _first_paragraph(box: str) -> str:
-    """The text of a message that is framed by box-drawing characters, as one line."""
+    """The text of a message in a frame, of box-drawing characters or of ASCII, as one line."""
     paragraph: list[str] = []
     for line in box.splitlines():
-        if re.fullmatch(r"[│ ]*─+[│ ]*", line):
+        if re.fullmatch(r"[│| ]*[─-]+[│| ]*", line):
             break
-        if line.startswith("│"):
-            paragraph.append(line.strip("│ "))
+        if line.startswith(("│", "|")):
+            paragraph.append(line.strip("│| "))
     return " ".join(paragraph)
 
 

@@ -29,3 +29,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     lowered = {name.lower(): name for name in known}
     nearest = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.5)
     return f"did you mean {lowered[nearest[0]]!r}? " if nearest else ""
+
+
+def is_unicode(text: str) -> bool:
+    """Whether `text` can be written; bytes that a terminal could not read can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -10,7 +10,7 @@ from gpt2kw.errors import UserError
 from gpt2kw.generation.decoder import Decoder, Sampling
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.model.backend import tf
-from gpt2kw.model.folder import About, Model
+from gpt2kw.model.folder import EMBEDDING, About, Model
 from gpt2kw.text.format import Record
 
 LIKELIEST = Sampling(1.0, 1, 1.0)
@@ -187,6 +187,21 @@ def test_a_model_that_never_learnt_the_format_is_refused(tiny_model, tmp_path):
 def test_a_missing_run_is_an_error_that_names_the_others(here):
     with pytest.raises(UserError, match="no run 'run1' with a checkpoint.*make finetune"):
         Generator.load()
+    (here / "checkpoint/jokes/ckpt-5").mkdir(parents=True)
+    with pytest.raises(UserError, match="did you mean 'jokes'.*there are jokes"):
+        Generator.load("joke")
+
+
+def test_an_embedding_may_have_more_rows_than_there_are_tokens(model):
+    weight = model.weights[EMBEDDING]
+    model.weights[EMBEDDING] = np.concatenate([weight, np.full((640, weight.shape[1]), 9, "f4")])
+    model = Model(model.config, model.tokenizer, model.weights)
+    assert len(Generator.of(model).generate(nsamples=3, seed=0, top_k=0)) == 3
+
+
+def test_top_k_may_be_more_than_the_vocabulary(generator):
+    everything = generator.generate(seed=3, nsamples=2, top_k=0)
+    assert generator.generate(seed=3, nsamples=2, top_k=10**12) == everything
 
 
 @pytest.mark.parametrize(
@@ -208,6 +223,8 @@ def test_keywords_are_split_and_cleaned_as_the_encoder_does(text, keywords):
         ({"keywords": "!!! ..."}, "only punctuation"),
         ({"nsamples": 0}, "--nsamples is 0"),
         ({"temperature": 0.0}, "--temperature is 0.0; .*--top-k 1"),
+        ({"temperature": 1e-300}, "--temperature is 1e-300"),
+        ({"prefix": "\udcff"}, "--prefix is .*; give Unicode text"),
         ({"temperature": -1.0}, "--temperature is -1.0"),
         ({"top_k": -1}, "--top-k is -1"),
         ({"top_p": 0.0}, "--top-p is 0.0"),

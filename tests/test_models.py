@@ -115,6 +115,23 @@ def other_type(folder):
     (folder / "config.json").write_text('{"model_type": "bert"}')
 
 
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def other_activation(folder):
+    change_config(folder, activation_function="relu")
+
+
+def no_shape(folder):
+    change_config(folder, n_head=5)
+
+
+def damage_about(folder):
+    (folder / "gpt2kw.json").write_text("[]")
+
+
 def cut_weights(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -135,6 +152,9 @@ def only_pickle(folder):
     [
         (damage_config, "is not JSON"),
         (other_type, "of type 'bert'; use a GPT-2"),
+        (other_activation, "has activation_function 'relu'; use a GPT-2 with 'gelu_new'"),
+        (no_shape, "no shape of a GPT-2"),
+        (damage_about, r"gpt2kw\.json can't be read"),
         (cut_weights, "are damaged"),
         (lose_weight, r"h\.1\.ln_2\.bias is missing"),
         (only_pickle, "pickle, which is not read"),

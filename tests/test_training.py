@@ -166,7 +166,7 @@ def test_fresh_begins_anew_and_sets_the_old_run_aside(trained):
 def test_an_older_checkpoint_can_be_gone_back_to(trained):
     finetune(**trained | {"restore_from": str(RUN / "ckpt-10"), "steps": 15})
     assert steps_kept() == [10, 15]
-    assert (RUN / "ckpt-20.aside").is_dir()
+    assert (RUN / "ckpt-20.1").is_dir()
     assert list(metrics("loss")) == [10, 15]
 
 
@@ -307,3 +307,25 @@ def test_decay_shrinks_weights_but_no_biases_and_norms():
     variables = [tf.Variable([1.0], name=f"layer/{part}") for part in ("weight", "bias", "gamma")]
     AdamW(0.1, weight_decay=0.5).apply_gradients([(tf.zeros([1]), v) for v in variables])
     assert [float(variable[0]) for variable in variables] == pytest.approx([0.95, 1.0, 1.0])
+
+
+def test_nothing_is_set_aside_before_all_options_are_known_to_work(trained):
+    with pytest.raises(UserError, match="there is no model folder"):
+        finetune(**trained | {"restore_from": "fresh", "model": "models/typo"})
+    with pytest.raises(UserError, match="was started from"):
+        finetune(**trained | {"restore_from": str(RUN / "ckpt-10"), "model": "mini"})
+    assert steps_kept() == [10, 20]
+
+
+def test_settings_that_change_the_order_of_documents_are_said(trained, caplog):
+    with caplog.at_level("WARNING", "gpt2kw"):
+        finetune(**trained | {"steps": 22, "batch_size": 4})
+    assert "--batch-size is not what checkpoint/run1 was started with" in caplog.text
+    assert "--seed" not in caplog.text
+    assert "the text" not in caplog.text
+
+
+def test_sample_keywords_that_can_t_be_used_end_the_run_before_it_begins(settings):
+    with pytest.raises(UserError, match="only punctuation"):
+        finetune(**settings | {"sample_every": 10, "sample_keywords": "!!!"})
+    assert not RUN.exists()

@@ -37,6 +37,8 @@ class Decoder:
         self._heads = config["n_head"]
         self._epsilon = config.get("layer_norm_epsilon", 1e-5)
         self._end = config["eos_token_id"]
+        self.vocabulary_size: int = config["vocab_size"]
+        """The rows of the embedding, which may be more than the tokenizer has tokens."""
 
     def generate(
         self,
@@ -72,7 +74,7 @@ class Decoder:
             tf.constant(stops, tf.int32),
             tf.constant(np.where(allowed, 0.0, -np.inf), tf.float32),
             tf.constant(sampling.temperature, tf.float32),
-            tf.constant(sampling.top_k or len(allowed), tf.int32),
+            tf.constant(min(sampling.top_k or len(allowed), len(allowed)), tf.int32),
             tf.constant(sampling.top_p, tf.float32),
         )
         rows = zip(tokens.numpy(), lengths.numpy(), strict=True)

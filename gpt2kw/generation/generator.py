@@ -75,13 +75,8 @@ class Generator:
         return self._write(options, stops=[self._tokenizer.end])
 
     def _write(self, options: GenerateOptions, stops: list[int]) -> Iterator[Document]:
-        prompt = next(self._tokenizer.encode([self._prompt(options)], finished=False))
+        prompt = self.prompt(options)
         max_tokens = min(options.max_tokens, self._context - len(prompt))
-        if max_tokens < 1:
-            raise UserError(
-                f"the keywords, category and prefix take {len(prompt):,} tokens",
-                f"the model sees {self._context:,}: give fewer or shorter ones",
-            )
         sampling = Sampling(options.temperature, options.top_k, options.top_p)
         seed = np.random.SeedSequence(options.seed).entropy
         wanted, tried = options.nsamples, 0
@@ -105,7 +100,21 @@ class Generator:
         if wanted:
             log.warning("%d of %d texts were blank and are left out", wanted, options.nsamples)
 
-    def _prompt(self, options: GenerateOptions) -> Record:
+    def prompt(self, options: GenerateOptions) -> list[int]:
+        """Return the token ids that a text is asked for with.
+
+        Raises:
+            UserError: this model can't be asked so.
+        """
+        prompt = next(self._tokenizer.encode([self._asked(options)], finished=False))
+        if len(prompt) >= self._context:
+            raise UserError(
+                f"the keywords, category and prefix take {len(prompt):,} tokens",
+                f"the model sees {self._context:,}: give fewer or shorter ones",
+            )
+        return prompt
+
+    def _asked(self, options: GenerateOptions) -> Record:
         keywords, sections, category = options.keyword_list, self._about.sections, options.category
         if sections and "keywords" not in sections and keywords:
             raise UserError(
@@ -113,7 +122,7 @@ class Generator:
                 "leave them out, or encode the texts with keywords and fine-tune again",
             )
         known = self._about.categories
-        if category is not None and known and category not in known:
+        if category is not None and sections and category not in known:
             near = did_you_mean(category, known)
             log.warning("the category %r was not in the training text; %s", category, near)
         has_keywords = not sections or "keywords" in sections
@@ -122,7 +131,7 @@ class Generator:
     def _allowed(self) -> np.ndarray:
         """Return bool [vocabulary]: the tokens of content, the end mark and the body's tag."""
         tokenizer = self._tokenizer
-        allowed = np.arange(tokenizer.padded_size) < tokenizer.size
+        allowed = np.arange(self._decoder.vocabulary_size) < tokenizer.size
         allowed[tokenizer.mark_ids] = False
         allowed[[tokenizer.end, tokenizer.tag("body")]] = True
         return allowed

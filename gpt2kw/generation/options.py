@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from gpt2kw.errors import UserError, check_option
+from gpt2kw.errors import UserError, check_option, is_unicode
 from gpt2kw.text.keywords import distinct_keywords
 
 
@@ -52,9 +52,12 @@ class GenerateOptions:
         check_option(
             "temperature",
             self.temperature,
-            0 < self.temperature <= 100,
-            "more than 0, up to 100 (for the likeliest text: --top-k 1)",
+            0.01 <= self.temperature <= 100,
+            "0.01 to 100 (for the likeliest text: --top-k 1)",
         )
+        for name in ("keywords", "category", "prefix"):
+            text = getattr(self, name) or ""
+            check_option(name, text, is_unicode(text), "Unicode text")
         check_option("top-k", self.top_k, self.top_k >= 0, "0 or more")
         check_option("top-p", self.top_p, 0 < self.top_p <= 1, "more than 0, up to 1")
         check_option("seed", self.seed, self.seed is None or self.seed >= 0, "0 or more")

@@ -167,6 +167,10 @@ def _load_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} has no config.json", "give a whole model folder") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}", "fetch it anew") from error
+    except OSError as error:
+        raise UserError(f"can't read {path}: {error.strerror}", "fetch it anew") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not a configuration", "fetch it anew")
     if config.get("model_type") != "gpt2":
         raise UserError(
             f"{folder} holds a model of type {config.get('model_type')!r}",
@@ -174,15 +178,41 @@ def _load_config(folder: Path) -> dict[str, Any]:
         )
     # Configurations of early GPT-2 models have the same number under another name.
     config.setdefault("n_positions", config.get("n_ctx", 1024))
+    _check_config(path, config)
     return config
+
+
+def _check_config(path: Path, config: dict[str, Any]) -> None:
+    """Raise `UserError` for a shape or a variant of GPT-2 that is not computed here."""
+    sizes = {name: config.get(name) for name in ("n_layer", "n_head", "n_embd", "n_positions")}
+    whole = all(isinstance(size, int) and size > 0 for size in sizes.values())
+    if not whole or config["n_embd"] % config["n_head"]:
+        raise UserError(f"{path} has no shape of a GPT-2: {sizes}", "fetch it anew")
+    for name, usual in _USUAL.items():
+        if config.get(name, usual) != usual:
+            raise UserError(
+                f"{path} has {name} {config[name]!r}", f"use a GPT-2 with {usual!r} there"
+            )
+
+
+_USUAL = {
+    "activation_function": "gelu_new",
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}
+"""What every published GPT-2 has."""
 
 
 def _load_about(folder: Path) -> About:
     path = folder / _ABOUT_FILE
     if not path.exists():
         return About()
-    about = json.loads(path.read_text("utf-8"))
-    return About(tuple(about["categories"]), tuple(about["sections"]))
+    try:
+        about = json.loads(path.read_text("utf-8"))
+        return About(tuple(about["categories"]), tuple(about["sections"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} can't be read: {error}", "remove or restore it") from error
 
 
 def load_weights(folder: Path, config: dict[str, Any]) -> Weights:

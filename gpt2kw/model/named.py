@@ -36,6 +36,11 @@ def find_model(name: str, models_folder: Path = MODELS_FOLDER) -> Path:
     Raises:
         UserError: no such folder, no such model on the hub, or no network.
     """
+    if name == MINI:
+        raise UserError(
+            f"--model {MINI} is made by fine-tuning",
+            "python -m gpt2kw.finetune TEXT, and then --run-name names its run",
+        )
     folder = Path(name)
     if folder.is_dir():
         return folder
@@ -47,7 +52,11 @@ def find_model(name: str, models_folder: Path = MODELS_FOLDER) -> Path:
 def _from_hub(name: str, models_folder: Path) -> Path:
     # Not needed, and so not imported, for a folder.
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         local = Path(snapshot_download(name, cache_dir=models_folder, local_files_only=True))
@@ -55,6 +64,8 @@ def _from_hub(name: str, models_folder: Path) -> Path:
             return local
     except LocalEntryNotFoundError:
         pass
+    except HFValidationError as error:
+        raise UserError(f"--model is {name!r}", "give a name on the hub, or a folder") from error
     ways_out = f"use --model {MINI}, or give the folder of a model that you have"
     try:
         files = HfApi().list_repo_files(name)

@@ -16,7 +16,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -52,14 +52,15 @@ class Checkpoint:
 
     def _read_state(self) -> dict[str, Any]:
         try:
-            return json.loads((self.folder / _STATE_FILE).read_text("utf-8"))
-        except (OSError, ValueError) as error:
+            state = json.loads((self.folder / _STATE_FILE).read_text("utf-8"))
+            return {"checksums": dict(state["checksums"]), "training": dict(state["training"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise self._damaged(_STATE_FILE) from error
 
     def _check_files(self) -> None:
-        for name, checksum in self._read_state()["checksums"].items():
+        for name, saved in self._read_state()["checksums"].items():
             path = self.folder / name
-            if not path.exists() or _checksum(path) != checksum:
+            if not path.exists() or _checksum_of(path) != saved:
                 raise self._damaged(name)
 
     def _damaged(self, name: str) -> UserError:
@@ -72,12 +73,17 @@ class Checkpoint:
         )
 
 
-def _checksum(path: Path) -> str:
+def checksum(file: IO[bytes]) -> str:
+    """Return a checksum of what is left to read in a file."""
     digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
+    while chunk := file.read(2**20):
+        digest.update(chunk)
     return digest.hexdigest()
+
+
+def _checksum_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return checksum(file)
 
 
 @dataclass(frozen=True)
@@ -87,11 +93,11 @@ class Run:
     folder: Path
 
     @classmethod
-    def named(cls, name: str, checkpoint_folder: Path = CHECKPOINT_FOLDER) -> "Run":
+    def named(cls, name: str) -> "Run":
         """Return the run of this name."""
-        if not name or name in (".", "..") or "/" in name or "\\" in name:
+        if not re.fullmatch(r"(?!\.)[^/\\\0]{1,100}", name):
             raise UserError(f"--run-name is {name!r}", "give a plain name, such as run1")
-        return cls(checkpoint_folder / name)
+        return cls(CHECKPOINT_FOLDER / name)
 
     @property
     def metrics_file(self) -> Path:
@@ -121,8 +127,8 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """Return the settings that the run was started with."""
         try:
-            return json.loads(self._settings_file.read_text("utf-8"))
-        except (OSError, ValueError) as error:
+            return dict(json.loads(self._settings_file.read_text("utf-8")))
+        except (OSError, ValueError, TypeError) as error:
             raise UserError(
                 f"{self.folder} is not a run directory: its run.json can't be read",
                 "choose another --run-name, or begin anew with --restore-from fresh",
@@ -162,12 +168,13 @@ class Run:
         target = self.folder / f"ckpt-{step}"
         draft = self.folder / f".ckpt-{step}.draft"
         with output_errors(target):
-            shutil.rmtree(draft, ignore_errors=True)
+            for left_over in self.folder.glob(".ckpt-*.draft"):
+                shutil.rmtree(left_over)
             draft.mkdir()
             try:
                 model.save(draft)
                 save_file(optimizer, draft / _OPTIMIZER_FILE)
-                checksums = {path.name: _checksum(path) for path in sorted(draft.iterdir())}
+                checksums = {path.name: _checksum_of(path) for path in sorted(draft.iterdir())}
                 state = {"step": step, "training": training, "checksums": checksums}
                 (draft / _STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", "utf-8")
                 for path in draft.iterdir():
@@ -183,22 +190,19 @@ class Run:
 
     def set_aside(self) -> Path:
         """Rename the directory to a free name beside it, and return that."""
-        number = 1
-        while (aside := self.folder.with_name(f"{self.folder.name}.{number}")).exists():
-            number += 1
-        with output_errors(self.folder):
-            self.folder.rename(aside)
-        return aside
+        return _set_aside(self.folder)
 
     def set_aside_after(self, step: int) -> list[Path]:
         """Rename checkpoints newer than `step`, and return their new names."""
-        moved = []
-        for checkpoint in self.checkpoints():
-            if checkpoint.step > step:
-                aside = checkpoint.folder.with_name(f"{checkpoint.folder.name}.aside")
-                shutil.rmtree(aside, ignore_errors=True)
-                moved.append(checkpoint.folder.rename(aside))
-        return moved
+        return [_set_aside(c.folder) for c in self.checkpoints() if c.step > step]
+
+
+def _set_aside(folder: Path) -> Path:
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    with output_errors(folder):
+        return folder.rename(aside)
 
 
 def _to_disk(path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tqdm import tqdm
 
-from gpt2kw.errors import UserError, check_option
+from gpt2kw.errors import UserError, check_option, is_unicode
 from gpt2kw.text.files import check_not_source, check_output, output_errors, scratch_folder
 from gpt2kw.text.format import Record, render
 from gpt2kw.text.keywords import (
@@ -187,14 +187,10 @@ def _text(field: Field, options: EncodeOptions) -> str | None:
 
 
 def _encodable(text: str | None, place: str, tally: Tally) -> str | None:
-    if text is None:
-        return None
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        tally.add("texts with half a surrogate pair, which was replaced", place)
-        text = text.encode(errors="replace").decode()
-    return text
+    if text is None or is_unicode(text):
+        return text
+    tally.add("texts with half a surrogate pair, which was replaced", place)
+    return text.encode(errors="replace").decode()
 
 
 @dataclass(frozen=True, slots=True)

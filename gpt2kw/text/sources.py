@@ -1,7 +1,8 @@
 """Reading rows from tables of texts: CSV, TSV, JSON lines, Parquet, plain lines, TFDS.
 
 Every reader streams and yields `(place, row)`: where the row stands, for messages,
-and a dict from column names to text, or to a list of texts where a format has lists. What can't be read is counted in a `Tally`.
+and a dict from column names to text, or to a list of texts where a format has lists.
+What can't be read is counted in a `Tally`.
 """
 
 import codecs

@@ -14,7 +14,7 @@ class Journal:
     """Appends to a run's files; a resumed run goes on behind its checkpoint's step."""
 
     def __init__(self, run: Run, step: int) -> None:
-        """Open the files of `run`, without what was said of steps after `step`."""
+        """Open the files of `run`; metrics of steps after `step` are forgotten."""
         self._run = run
         _forget_after(run.metrics_file, step)
         with output_errors(run.folder):

@@ -20,7 +20,7 @@ from gpt2kw.generation.generator import Generator
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.model.folder import Model, new_model
 from gpt2kw.model.named import MINI, MINI_SHAPE, MINI_VOCABULARY, find_model
-from gpt2kw.model.runs import Checkpoint, Run
+from gpt2kw.model.runs import Checkpoint, Run, checksum
 from gpt2kw.text.format import Record
 from gpt2kw.text.tally import Tally
 from gpt2kw.training.documents import (
@@ -71,7 +71,8 @@ def finetune(
     tally = Tally()
     records = list(read_records(options.text, tally))
     run = Run.named(options.run_name)
-    checkpoint = _checkpoint_to_restore(options, run)
+    settings = _settings(options)
+    checkpoint = _checkpoint_to_restore(options, settings, run)
     if checkpoint and checkpoint.step >= options.steps:
         log.info(
             "%s is at step %d already: raise --steps to go on, or begin anew with "
@@ -85,27 +86,38 @@ def finetune(
     training = _Training(options, run, model, records, tally)
     for line in tally.lines():
         log.info(line)
+    # Nothing on the disk is touched before all of the above has succeeded.
     if checkpoint:
         training.restore(checkpoint)
+        for path in run.set_aside_after(checkpoint.step):
+            log.info("a later checkpoint is now %s", path)
         log.info("going on from %s", checkpoint.folder)
     else:
-        run.create(_settings(options))
+        if options.restore_from == "fresh" and run.folder.exists():
+            log.info("the earlier %s is now %s", run.folder, run.set_aside())
+        run.create(settings)
     with _stop_signals() as stop:
         return training.run_to_end(stop, progress)
 
 
 def _settings(options: FinetuneOptions) -> dict[str, Any]:
-    return {
+    settings = {
         name: str(value) if isinstance(value, Path) else value
         for name, value in asdict(options).items()
     }
+    with open(options.text, "rb") as file:
+        return settings | {"text_checksum": checksum(file)}
 
 
-def _checkpoint_to_restore(options: FinetuneOptions, run: Run) -> Checkpoint | None:
+_ORDER_SETTINGS = ("text_checksum", "batch_size", "seed", "category_dropout")
+"""Settings without which a resumed run is not at the same place in the same data."""
+
+
+def _checkpoint_to_restore(
+    options: FinetuneOptions, settings: dict[str, Any], run: Run
+) -> Checkpoint | None:
     """Return where the run goes on, or None for a new one."""
     if options.restore_from == "fresh":
-        if run.folder.exists():
-            log.info("the earlier %s is now %s", run.folder, run.set_aside())
         return None
     checkpoints = run.checkpoints()
     if options.restore_from != "latest":
@@ -119,16 +131,22 @@ def _checkpoint_to_restore(options: FinetuneOptions, run: Run) -> Checkpoint | N
                 "to start a new run from it, use --model",
             )
         checkpoints = matching
-        for path in run.set_aside_after(matching[0].step):
-            log.info("a later checkpoint is now %s", path)
     if not checkpoints:
         return None
-    started_from = run.settings().get("model")
+    before = run.settings()
+    started_from = before.get("model")
     if started_from != options.model:
         raise UserError(
             f"{run.folder} was started from --model {started_from}, not {options.model}",
             "choose another --run-name, or begin anew with --restore-from fresh",
         )
+    for name in _ORDER_SETTINGS:
+        if before.get(name) != settings[name]:
+            log.warning(
+                "%s is not what %s was started with: documents come in another order",
+                "the text" if name == "text_checksum" else f"--{name.replace('_', '-')}",
+                run.folder,
+            )
     return checkpoints[-1]
 
 
@@ -165,6 +183,12 @@ class _Training:
             model.context,
             model.about,
         )
+        self._sampling = GenerateOptions(
+            keywords=options.sample_keywords, nsamples=_SAMPLES, seed=options.seed
+        )
+        if options.sample_every:
+            # Else keywords that this text has no use for would end the run at its first samples.
+            self._generator.prompt(self._sampling)
         self._done = 0
         self._seen_tokens = 0
 
@@ -174,7 +198,10 @@ class _Training:
             return None
         tally = Tally()
         records = list(read_records(path, tally, self._options.validation_documents))
-        return TokenDocuments(records, self._model.tokenizer, self._model.context, tally)
+        documents = TokenDocuments(records, self._model.tokenizer, self._model.context, tally)
+        for line in tally.lines():
+            log.info("%s: %s", path, line)
+        return documents
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take the optimizer and the position in the data from a checkpoint."""
@@ -225,6 +252,8 @@ class _Training:
                     self._sample(journal)
                 recent.skip_time()
             if self._done > saved_at:
+                if recent:
+                    loss = self._report(journal, recent, bar)
                 self._save()
         finally:
             bar.close()
@@ -243,8 +272,8 @@ class _Training:
         if not math.isfinite(nats):
             raise UserError(
                 f"the loss is {nats} at step {self._done}",
-                f"lower --learning-rate (it is {self._learning_rate:g}), and go on from "
-                "the newest checkpoint",
+                f"lower --learning-rate (it is {self._learning_rate:g}); the newest checkpoint "
+                "is from before",
             )
         self._seen_tokens += int(tokens)
         journal.numbers(
@@ -287,11 +316,7 @@ class _Training:
         )
 
     def _sample(self, journal: Journal) -> None:
-        texts = self._generator.generate(
-            GenerateOptions(
-                keywords=self._options.sample_keywords, nsamples=_SAMPLES, seed=self._options.seed
-            )
-        )
+        texts = self._generator.generate(self._sampling)
         journal.samples(self._done, texts)
         log.info("step %d: samples", self._done)
         for text in texts:
@@ -310,6 +335,9 @@ class _Recent:
         self._start = time.monotonic()
         self._skipped = 0.0
         self._last = self._start
+
+    def __bool__(self) -> bool:
+        return bool(self._results)
 
     def add(self, result: StepResult) -> None:
         self._results.append(result)

@@ -1,5 +1,6 @@
 """The options of a fine-tuning."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,6 +9,8 @@ import tyro
 
 from gpt2kw.errors import check_option
 from gpt2kw.text.encoding import validation_path
+
+_MOST = 10**9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +70,19 @@ class FinetuneOptions:
         if self.validation is not None:
             object.__setattr__(self, "validation", Path(self.validation))
         for name in ("steps", "batch_size", "save_every", "keep", "validation_documents"):
-            check_option(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
-        for name in ("warmup_steps", "validate_every", "sample_every", "weight_decay"):
-            check_option(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+            value = getattr(self, name)
+            check_option(name, value, 1 <= value <= _MOST, f"1 to {_MOST:,}")
+        for name in ("warmup_steps", "validate_every", "sample_every"):
+            value = getattr(self, name)
+            check_option(name, value, 0 <= value <= _MOST, f"0 to {_MOST:,}")
         for name in ("dropout", "category_dropout"):
             check_option(name, getattr(self, name), 0 <= getattr(self, name) < 1, "0 to below 1")
         rate = self.learning_rate
         check_option("learning-rate", rate, rate is None or 0 < rate < 1, "more than 0, below 1")
-        check_option("clip-norm", self.clip_norm, self.clip_norm > 0, "more than 0")
-        check_option("seed", self.seed, self.seed >= 0, "0 or more")
+        check_option("weight-decay", self.weight_decay, 0 <= self.weight_decay < 1, "0 to below 1")
+        norm = self.clip_norm
+        check_option("clip-norm", norm, 0 < norm < math.inf, "more than 0")
+        check_option("seed", self.seed, 0 <= self.seed < 2**32, "0 to 4294967295")
 
     @property
     def validation_text(self) -> Path | None:

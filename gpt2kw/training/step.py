@@ -109,7 +109,7 @@ class TrainStep:
         return self._on_all_devices(self._evaluate_replicas, ids, lengths)
 
     def _on_all_devices(self, run: Any, ids: np.ndarray, lengths: np.ndarray) -> StepResult:
-        # The loss is the mean over the tokens of the whole batch, wherever they are.
+        # A step's loss is the mean over the tokens of the whole batch, wherever they are.
         predicted = np.float32((lengths - 1).sum())
         parts = self._split(ids), self._split(lengths)
         return StepResult(run(*parts, tf.constant(predicted)), predicted)
