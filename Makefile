@@ -44,6 +44,8 @@ $(INSTALLED): setup.py
 	  || { echo "error: $$($(PYTHON) --version) can't be used; name one of 3.10 to 3.13: make PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) -m venv $(VENV) \
 	  || { echo "error: $(PYTHON) can't make environments; on Debian: apt install python3-venv" >&2; exit 2; }
+	@# An old pip may try versions for an hour where a new one sees at once which fit.
+	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet --editable '.[dev]'
 	@touch $@
 

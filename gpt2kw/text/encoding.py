@@ -219,18 +219,18 @@ class _Encoder:
             for record, keywords in zip(records, self._keywords(records), strict=True)
         ]
 
-    def _keywords(self, records: list[Record]) -> Iterator[list[str]]:
+    def _keywords(self, records: list[Record]) -> list[list[str]]:
         options = self._options
         if options.keywords_field:
-            for record in records:
-                yield split_keywords(record.keywords or "", options.keyword_sep)
-            return
+            return [split_keywords(r.keywords or "", options.keyword_sep) for r in records]
         texts = (
             straighten_quotes((getattr(record, options.keyword_gen) or "")[:_KEYWORD_TEXT])
             for record in records
         )
-        for doc in self._nlp.pipe(texts, batch_size=len(records)):
-            yield extract_keywords(doc, options.keyword_length_max)
+        # Outside a zone spaCy remembers every word that it has ever met.
+        with self._nlp.memory_zone():
+            docs = self._nlp.pipe(texts, batch_size=len(records))
+            return [extract_keywords(doc, options.keyword_length_max) for doc in docs]
 
     def _encode_record(self, record: Record, keywords: list[str]) -> _Encoded:
         options = self._options
