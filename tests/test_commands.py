@@ -132,7 +132,7 @@ BAD_CALLS = [
     (("encode", "titles.csv", "-o", "o.txt", "--title-field", "titel"), ["did you mean 'title'"]),
     (("encode", "titles.csv", "-o", "o.txt", "--repeat", "-3"), ["--repeat is -3"]),
     (("encode", "titles.csv", "-o", "o.txt", "--repeat", "many"), ["--repeat", "many"]),
-    (("encode", "titles.csv", "-o", "titles.csv"), ["also a source"]),
+    (("encode", "titles.csv", "-o", "titles.csv"), ["titles.csv would be written over titles.csv"]),
     (("encode", "titles.csv"), ["--output"]),
     (("encode", "titles.csv", "-o", "o.txt", "--spacy-model", "xx_no"), ["xx_no", "pip install"]),
     (("encode", "titles.csv", "-o", "o.txt", "--wrokers", "2"), ["--wrokers", "--help"]),

@@ -149,9 +149,10 @@ def encode_keywords(
     options = replace(options, **fields) if options else EncodeOptions(**fields)
     for source in options.source:
         check_source(source)
-    for output in (options.output, options.validation_output):
-        check_output(output)
-        check_not_source(output, options.source)
+    check_output(options.output)
+    check_output(options.validation_output)
+    check_not_source(options.output, options.source)
+    check_not_source(options.validation_output, options.source)
     tally = Tally()
     records = _read_records(options, tally)
     with (
