@@ -35,7 +35,7 @@ demo: setup  ## See the whole path on the sample titles: encode, fine-tune, gene
 	$(PY) -m gpt2kw.generate --run-name demo --keywords "cats"
 
 # Sized for about four minutes on two cores. So short a training overfits nothing: no dropout.
-DEMO := --steps 700 --dropout 0 --validate-every 350 --sample-every 350 --save-every 350 --sample-keywords cats
+DEMO := --steps 900 --dropout 0 --validate-every 300 --sample-every 300 --save-every 300 --sample-keywords cats
 
 setup: $(INSTALLED)  ## Install gpt2kw into .venv
 

@@ -15,8 +15,8 @@ setup(
     packages=find_packages(include=["gpt2kw", "gpt2kw.*"]),
     install_requires=[
         "h5py>=3.10",
-        # tensorflow-datasets uses it there without asking for it.
-        "importlib-resources>=6; python_version < '3.12'",
+        # tensorflow-datasets uses it without asking for it.
+        "importlib-resources>=6",
         "numpy>=1.26",
         "pyarrow>=17",
         "ray>=2.40",
