@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 _KEYWORD_TEXT = 5_000
 """Characters of a text that keywords are taken from: a parse needs memory for each."""
+_BATCHES_REMEMBERED = 32
+"""Batches of a worker after which it forgets words, and has to look at them anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +209,8 @@ class _Encoder:
 
     def __init__(self, options: EncodeOptions) -> None:
         self._options = options
+        self._batches = 0
+        self._zone = ExitStack()
 
     @cached_property
     def _nlp(self) -> "Language":
@@ -228,10 +232,13 @@ class _Encoder:
             straighten_quotes((getattr(record, options.keyword_gen) or "")[:_KEYWORD_TEXT])
             for record in records
         )
-        # Outside a zone spaCy remembers every word that it has ever met.
-        with self._nlp.memory_zone():
-            docs = self._nlp.pipe(texts, batch_size=len(records))
-            return [extract_keywords(doc, options.keyword_length_max) for doc in docs]
+        if self._batches % _BATCHES_REMEMBERED == 0:
+            # Outside a zone spaCy remembers every word that it has ever met.
+            self._zone.close()
+            self._zone.enter_context(self._nlp.memory_zone())
+        self._batches += 1
+        docs = self._nlp.pipe(texts, batch_size=len(records))
+        return [extract_keywords(doc, options.keyword_length_max) for doc in docs]
 
     def _encode_record(self, record: Record, keywords: list[str]) -> _Encoded:
         options = self._options

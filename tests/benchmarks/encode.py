@@ -76,7 +76,7 @@ def start_ray():
 
 
 def way_one_text_per_call(path: str) -> None:
-    """What gpt-2-keyword-generation does: an actor a core, one `nlp(text)` per call."""
+    """What gpt-2-keyword-generation does: two actors a core, a text each, wait for all."""
     ray = start_ray()
 
     @ray.remote
@@ -87,8 +87,11 @@ def way_one_text_per_call(path: str) -> None:
         def encode(self, text):
             return keywords_of_one(text, self.nlp)
 
-    actors = itertools.cycle([Encoder.remote() for _ in os.sched_getaffinity(0)])
-    ray.get([next(actors).encode.remote(text) for text in texts_of(path)])
+    actors = [Encoder.remote() for _ in range(2 * len(os.sched_getaffinity(0)))]
+    texts = iter(texts_of(path))
+    while chunk := list(itertools.islice(texts, len(actors))):
+        calls = zip(actors, chunk, strict=False)
+        ray.get([actor.encode.remote(text) for actor, text in calls])
     ray.shutdown()
 
 
