@@ -1,27 +1,21 @@
 """`python -m gpt2kw.generate`: write new texts about keywords."""
 
-import contextlib
 import json
 import logging
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import IO
 
 from gpt2kw.command import run_command
 from gpt2kw.generation.options import GenerateOptions
-from gpt2kw.text.files import atomic_writer
+from gpt2kw.text.files import atomic_writer_or_stdout
 from gpt2kw.text.format import Document, prompt, render
 
 log = logging.getLogger("gpt2kw")
 
 
 def _generate(options: GenerateOptions) -> None:
-    with (
-        atomic_writer(options.output)
-        if options.output
-        else contextlib.nullcontext(sys.stdout) as file
-    ):
+    with atomic_writer_or_stdout(options.output) as file:
         # TensorFlow takes seconds to import; --help and a mistyped option do not wait.
         from gpt2kw.generation.generator import Generator
 

@@ -78,6 +78,7 @@ class Generator:
         prompt = self.prompt(options)
         max_tokens = min(options.max_tokens, self._context - len(prompt))
         sampling = Sampling(options.temperature, options.top_k, options.top_p)
+        allowed = self._allowed()
         seed = np.random.SeedSequence(options.seed).entropy
         wanted, tried = options.nsamples, 0
         while wanted and tried < _ATTEMPTS * options.nsamples:
@@ -90,7 +91,7 @@ class Generator:
                 max_tokens=max_tokens,
                 sampling=sampling,
                 stops=stops,
-                allowed=self._allowed(),
+                allowed=allowed,
                 uniforms=np.array(uniforms, np.float32),
             ):
                 document = self._read(prompt, tokens, stops)

@@ -1,9 +1,7 @@
 """From documents back to plain texts, JSON lines or CSV."""
 
-import contextlib
 import csv
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import IO, Annotated, Any, Literal
 import tyro
 
 from gpt2kw.errors import UserError, check_option, did_you_mean
-from gpt2kw.text.files import atomic_writer, check_not_source, read_chunks
+from gpt2kw.text.files import atomic_writer_or_stdout, check_not_source, read_chunks
 from gpt2kw.text.format import SECTIONS, Document, Record, iter_documents
 
 Sections = dict[str, str | None]
@@ -102,7 +100,7 @@ def decode_file(options: DecodeOptions | None = None, **fields: Any) -> DecodeRe
     if options.output:
         check_not_source(options.output, [options.file])
     documents = unfinished = strays = 0
-    with _target(options.output) as file:
+    with atomic_writer_or_stdout(options.output) as file:
         write = _WRITERS[options.format](file, options)
         for document in iter_documents(read_chunks(options.file)):
             strays += bool(document.stray)
@@ -114,15 +112,6 @@ def decode_file(options: DecodeOptions | None = None, **fields: Any) -> DecodeRe
         if not documents:
             raise UserError(f"{options.file} holds no document", "give a file that encode wrote")
     return DecodeReport(documents, unfinished, strays)
-
-
-@contextlib.contextmanager
-def _target(output: Path | None) -> Iterator[IO[str]]:
-    if output is None:
-        yield sys.stdout
-    else:
-        with atomic_writer(output) as file:
-            yield file
 
 
 def _text_writer(file: IO[str], options: DecodeOptions) -> Callable[[Sections], None]:

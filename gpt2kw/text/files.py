@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -83,6 +84,16 @@ def atomic_writer(path: str | Path) -> Iterator[IO[str]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
+
+
+@contextlib.contextmanager
+def atomic_writer_or_stdout(path: str | Path | None) -> Iterator[IO[str]]:
+    """Open `path` as `atomic_writer` does, or give standard output if it is None."""
+    if path is None:
+        yield sys.stdout
+    else:
+        with atomic_writer(path) as file:
+            yield file
 
 
 @contextlib.contextmanager

@@ -67,11 +67,6 @@ class StepResult:
     nats: tf.Tensor
     tokens: tf.Tensor
 
-    @property
-    def loss(self) -> float:
-        """Nats per token."""
-        return float(self.nats) / max(1.0, float(self.tokens))
-
 
 class TrainStep:
     """The model under training with its optimizer."""
