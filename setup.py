@@ -17,6 +17,8 @@ setup(
         "h5py>=3.10",
         # tensorflow-datasets uses it without asking for it.
         "importlib-resources>=6",
+        # bfloat16 for numpy.
+        "ml-dtypes>=0.4",
         "numpy>=1.26",
         "pyarrow>=17",
         "ray>=2.40",

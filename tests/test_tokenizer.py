@@ -4,6 +4,7 @@ import pytest
 from conftest import TITLES
 from hypothesis import given, settings
 from test_format import records
+from tokenizers import Tokenizer as FastTokenizer
 
 from gpt2kw.errors import UserError
 from gpt2kw.model.tokenizer import Tokenizer
@@ -47,7 +48,25 @@ def test_transformers_reads_it_and_finds_the_marks_of_a_prompt(tmp_path):
     TOKENIZER.save(tmp_path)
     record = Record("cats", "cat", "The")
     (ids,) = TOKENIZER.encode([record], finished=False)
-    assert AutoTokenizer.from_pretrained(tmp_path)(prompt(record))["input_ids"] == ids
+    theirs = AutoTokenizer.from_pretrained(tmp_path)(prompt(record))
+    # GPT-2 would add embeddings for token_type_ids.
+    assert dict(theirs) == {"input_ids": ids, "attention_mask": [1] * len(ids)}
+
+
+def test_a_tokenizer_that_frames_texts_with_its_own_marks_stops_doing_so(tmp_path):
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    TOKENIZER.save(tmp_path)
+    framing = FastTokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    framing.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", TOKENIZER.end)]
+    )
+    framing.save(str(tmp_path / "tokenizer.json"))
+    Tokenizer.load(tmp_path).save(tmp_path)
+    (ids,) = TOKENIZER.encode([Record(title="The")])
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs("<|startoftext|>~@The<|endoftext|>")["input_ids"] == ids
 
 
 def test_gpt2s_own_files_load_and_get_the_marks(tmp_path):

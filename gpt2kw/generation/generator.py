@@ -78,7 +78,7 @@ class Generator:
         prompt = self.prompt(options)
         max_tokens = min(options.max_tokens, self._context - len(prompt))
         sampling = Sampling(options.temperature, options.top_k, options.top_p)
-        allowed = self._allowed()
+        allowed = self._tokenizer.may_follow_title(self._decoder.vocabulary_size)
         seed = np.random.SeedSequence(options.seed).entropy
         wanted, tried = options.nsamples, 0
         while wanted and tried < _ATTEMPTS * options.nsamples:
@@ -128,14 +128,6 @@ class Generator:
             log.warning("the category %r was not in the training text; %s", category, near)
         has_keywords = not sections or "keywords" in sections
         return Record(category, " ".join(keywords) if has_keywords else None, options.prefix)
-
-    def _allowed(self) -> np.ndarray:
-        """Return bool [vocabulary]: the tokens of content, the end mark and the body's tag."""
-        tokenizer = self._tokenizer
-        allowed = np.arange(self._decoder.vocabulary_size) < tokenizer.size
-        allowed[tokenizer.mark_ids] = False
-        allowed[[tokenizer.end, tokenizer.tag("body")]] = True
-        return allowed
 
     def _read(self, prompt: list[int], tokens: list[int], stops: list[int]) -> Document:
         stopped = tokens[-1:] and tokens[-1] in stops

@@ -6,11 +6,13 @@ transformers' models or pickle.
 """
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -22,6 +24,10 @@ from gpt2kw.text.format import Record
 Weights = dict[str, np.ndarray]
 """Float32 arrays by the names of PyTorch's GPT2LMHeadModel, `transformer.wte.weight`
 and so on. The output layer shares `transformer.wte.weight` and has no entry."""
+
+Precision = Literal["float32", "float16", "bfloat16"]
+"""How weights are written; they are float32 once they are read."""
+_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 EMBEDDING = "transformer.wte.weight"
 WEIGHTS_FILE = "model.safetensors"
@@ -74,15 +80,24 @@ class Model:
             mean = np.repeat(embedding.mean(axis=0, keepdims=True), new_rows, axis=0)
             self.weights[EMBEDDING] = np.concatenate([embedding, mean])
         self.config["vocab_size"] = len(self.weights[EMBEDDING])
-        self.config["bos_token_id"] = self.config["eos_token_id"] = self.tokenizer.end
+        self.config["bos_token_id"] = self.tokenizer.start
+        self.config["eos_token_id"] = self.tokenizer.end
 
-    def save(self, folder: Path) -> None:
-        """Write the model into an existing folder."""
-        (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
+    def save(self, folder: Path, precision: Precision = "float32") -> None:
+        """Write the model into an existing folder.
+
+        Raises:
+            UserError: a weight is too large for `precision`.
+        """
+        weights = _as_precision(self.weights, precision)
+        config = {"architectures": ["GPT2LMHeadModel"], **self.config, "torch_dtype": precision}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         about = {"categories": self.about.categories, "sections": self.about.sections}
         (folder / _ABOUT_FILE).write_text(json.dumps(about, ensure_ascii=False) + "\n", "utf-8")
         self.tokenizer.save(folder)
-        save_file(self.weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        # safetensors makes a file that only its owner may read.
+        shutil.copymode(folder / "config.json", folder / WEIGHTS_FILE)
 
     @classmethod
     def load(cls, folder: Path) -> "Model":
@@ -96,6 +111,17 @@ class Model:
         return cls(config, Tokenizer.load(folder), weights, _load_about(folder))
 
 
+def _as_precision(weights: Weights, precision: Precision) -> dict[str, np.ndarray]:
+    if precision == "float32":
+        return weights
+    with np.errstate(over="ignore"):
+        cast = {name: weight.astype(_DTYPES[precision]) for name, weight in weights.items()}
+    for name, weight in cast.items():
+        if not np.isfinite(weight).all():
+            raise UserError(f"{name} has weights that {precision} can't hold", "use float32")
+    return cast
+
+
 def new_model(records: list[Record], vocabulary_size: int, seed: int, **shape: int) -> Model:
     """Make a GPT-2 with random weights and a tokenizer learnt from `records`.
 
@@ -105,7 +131,6 @@ def new_model(records: list[Record], vocabulary_size: int, seed: int, **shape: i
     """
     tokenizer = Tokenizer.train(records, vocabulary_size)
     config = {
-        "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
         "activation_function": "gelu_new",
         "layer_norm_epsilon": 1e-5,
@@ -178,6 +203,8 @@ def _load_config(folder: Path) -> dict[str, Any]:
         )
     # Configurations of early GPT-2 models have the same number under another name.
     config.setdefault("n_positions", config.get("n_ctx", 1024))
+    for name in _OF_THE_FILES:
+        config.pop(name, None)
     _check_config(path, config)
     return config
 
@@ -200,8 +227,19 @@ _USUAL = {
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
+    "tie_word_embeddings": True,
 }
 """What every published GPT-2 has."""
+
+_OF_THE_FILES = (
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "_name_or_path",
+    "task_specific_params",
+)
+"""What a configuration says of the files and the uses that it came with."""
 
 
 def _load_about(folder: Path) -> About:

@@ -4,8 +4,10 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from tokenizers import AddedToken, ByteLevelBPETokenizer
 from tokenizers import Tokenizer as FastTokenizer
+from tokenizers.processors import ByteLevel
 
 from gpt2kw.errors import UserError
 from gpt2kw.text.format import (
@@ -35,6 +37,8 @@ class Tokenizer:
         self._fast = fast
         self._fast.no_padding()
         self._fast.no_truncation()
+        # Some tokenizers put marks of their own around each text that others encode with them.
+        self._fast.post_processor = ByteLevel(trim_offsets=False)
         missing = [mark for mark in MARKS if fast.token_to_id(mark) is None]
         self.had_marks = not missing
         fast.add_special_tokens(
@@ -93,6 +97,10 @@ class Tokenizer:
             "pad_token": END,
             "additional_special_tokens": list(TAGS.values()),
             "clean_up_tokenization_spaces": False,
+            # Else token_type_ids come along, whose embeddings GPT-2 adds to those of the text.
+            "model_input_names": ["input_ids", "attention_mask"],
+            # So that several prompts can be gone on with at once.
+            "padding_side": "left",
         }
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
@@ -100,6 +108,11 @@ class Tokenizer:
     def padded_size(self) -> int:
         """`size` rounded up: the rows of a model's embedding."""
         return -(-self.size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
+
+    @property
+    def start(self) -> int:
+        """The id of the start mark."""
+        return self._mark_ids[START]
 
     @property
     def end(self) -> int:
@@ -114,6 +127,16 @@ class Tokenizer:
     def mark_ids(self) -> list[int]:
         """The ids of all marks."""
         return list(self._marks)
+
+    def may_follow_title(self, rows: int) -> np.ndarray:
+        """Return bool [rows]: the ids of content, of the end mark and of the body's tag.
+
+        `rows` are those of a model's embedding, which may be more than there are tokens.
+        """
+        allowed = np.arange(rows) < self.size
+        allowed[self.mark_ids] = False
+        allowed[[self.end, self.tag("body")]] = True
+        return allowed
 
     def encode(self, records: Sequence[Record], finished: bool = True) -> Iterator[list[int]]:
         """Yield the token ids of each record; without the end mark if not `finished`."""
