@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from gpt2kw.errors import UserError
 from gpt2kw.model.folder import EMBEDDING, About, Model, new_model
 from gpt2kw.model.named import find_model
+from gpt2kw.model.runs import Run
 from gpt2kw.text.format import Record
 
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 64}
@@ -74,6 +75,30 @@ def test_a_hubs_model_gets_rows_for_the_marks_that_start_at_the_mean(hub_folder)
         np.testing.assert_allclose(row, before.mean(axis=0), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_16_bit_weights_are_read_as_float32(model, tmp_path, precision):
+    model.save(tmp_path, precision)
+    size = (tmp_path / "model.safetensors").stat().st_size
+    assert size < 2.5 * model.parameters
+    loaded = Model.load(tmp_path)
+    for name, weight in model.weights.items():
+        assert loaded.weights[name].dtype == np.float32
+        np.testing.assert_allclose(loaded.weights[name], weight, rtol=2**-8, atol=1e-7)
+    assert loaded.config == model.config
+
+
+def test_a_weight_that_float16_cannot_hold_is_an_error(model, tmp_path):
+    model.weights[EMBEDDING][3, 4] = 1e5
+    with pytest.raises(UserError, match=f"{EMBEDDING} has weights that float16 can't hold"):
+        model.save(tmp_path, "float16")
+    model.save(tmp_path, "bfloat16")
+
+
+def test_all_may_read_the_weights_who_may_read_the_rest(model, tmp_path):
+    model.save(tmp_path)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+
+
 def test_shards_are_put_together(model, tmp_path):
     model.save(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
@@ -124,6 +149,10 @@ def other_activation(folder):
     change_config(folder, activation_function="relu")
 
 
+def untied_output(folder):
+    change_config(folder, tie_word_embeddings=False)
+
+
 def no_shape(folder):
     change_config(folder, n_head=5)
 
@@ -153,6 +182,7 @@ def only_pickle(folder):
         (damage_config, "is not JSON"),
         (other_type, "of type 'bert'; use a GPT-2"),
         (other_activation, "has activation_function 'relu'; use a GPT-2 with 'gelu_new'"),
+        (untied_output, "has tie_word_embeddings False"),
         (no_shape, "no shape of a GPT-2"),
         (damage_about, r"gpt2kw\.json can't be read"),
         (cut_weights, "are damaged"),
@@ -252,6 +282,38 @@ def test_an_unreachable_hub_is_one_line_that_names_the_ways_out(tmp_path, monkey
     with pytest.raises(UserError, match="can't reach the hub for 'gpt2'.*mini.*folder") as error:
         find_model("gpt2", tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def run(model, here):
+    """A run with two checkpoints."""
+    run = Run.named("rap")
+    run.create({})
+    for step in (1, 2):
+        run.save(step, model, {}, {}, keep=2)
+    return run
+
+
+def test_a_runs_directory_stands_for_its_newest_checkpoint(run):
+    assert find_model("checkpoint/rap") == Path("checkpoint/rap/ckpt-2")
+    assert find_model("checkpoint/rap/ckpt-1") == Path("checkpoint/rap/ckpt-1")
+    assert find_model(str(run.folder.resolve())) == run.folder.resolve() / "ckpt-2"
+
+
+def test_a_run_without_a_checkpoint_or_with_a_damaged_one_is_an_error(run):
+    with pytest.raises(UserError, match="no run 'rab' with a checkpoint.*did you mean 'rap'"):
+        find_model("checkpoint/rab")
+    Run.named("begun").create({})
+    with pytest.raises(UserError, match="no run 'begun' with a checkpoint.*there are rap"):
+        find_model("checkpoint/begun")
+    change_config(Path("checkpoint/rap/ckpt-2"), n_layer=1)
+    with pytest.raises(UserError, match="damaged.*rap/ckpt-1 .*generate takes it as --model"):
+        find_model("checkpoint/rap")
+
+
+def test_a_runs_bare_name_is_not_taken_for_one_on_the_hub(hub, run):
+    with pytest.raises(UserError, match="no model 'rap'; .*use --model checkpoint/rap"):
+        find_model("rap")
 
 
 def test_a_missing_folder_is_not_looked_for_on_the_hub(tmp_path):

@@ -1,10 +1,11 @@
-"""Finding a model by what the user calls it: a folder, or a name on the hub."""
+"""Finding a model by what the user calls it: a folder, a run, or a name on the hub."""
 
 import json
 import re
 from pathlib import Path
 
 from gpt2kw.errors import UserError
+from gpt2kw.model.runs import CHECKPOINT_FOLDER, Run
 
 MINI = "mini"
 """The small model that a fine-tuning makes from the user's own text."""
@@ -30,11 +31,13 @@ _HUB_FILES = [
 def find_model(name: str, models_folder: Path = MODELS_FOLDER) -> Path:
     """Return the folder of a model, downloading it if it is a hub id.
 
-    A download goes once into `models_folder` and later needs no network. Weights are
-    taken as safetensors, or as TensorFlow's HDF5 where the hub has no others.
+    A run's directory stands for its newest checkpoint. A download goes once into
+    `models_folder` and later needs no network. Weights are taken as safetensors, or as
+    TensorFlow's HDF5 where the hub has no others.
 
     Raises:
-        UserError: no such folder, no such model on the hub, or no network.
+        UserError: no such folder, a run without a checkpoint or with a damaged one, no
+            such model on the hub, or no network.
     """
     if name == MINI:
         raise UserError(
@@ -42,11 +45,25 @@ def find_model(name: str, models_folder: Path = MODELS_FOLDER) -> Path:
             "python -m gpt2kw.finetune TEXT, and then --run-name names its run",
         )
     folder = Path(name)
+    if Run(folder).exists or (folder.parent == CHECKPOINT_FOLDER and not folder.is_dir()):
+        checkpoint = Run(folder).latest()
+        checkpoint.check_files()
+        return checkpoint.folder
     if folder.is_dir():
         return folder
-    if not _HUB_ID.fullmatch(name) or name.startswith((".", "checkpoint/", "models/")):
+    if not is_hub_id(name):
         raise UserError(f"there is no model folder {name}", "check the path")
     return _from_hub(name, models_folder)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `find_model` looks for a model of this name on the hub."""
+    return bool(
+        name != MINI
+        and not Path(name).is_dir()
+        and _HUB_ID.fullmatch(name)
+        and not name.startswith((".", f"{CHECKPOINT_FOLDER}/", "models/"))
+    )
 
 
 def _from_hub(name: str, models_folder: Path) -> Path:
@@ -67,6 +84,8 @@ def _from_hub(name: str, models_folder: Path) -> Path:
     except HFValidationError as error:
         raise UserError(f"--model is {name!r}", "give a name on the hub, or a folder") from error
     ways_out = f"use --model {MINI}, or give the folder of a model that you have"
+    if Run.at(name).exists:
+        ways_out = f"for the run of this name, use --model {Run.at(name).folder}"
     try:
         files = HfApi().list_repo_files(name)
         wanted = list(_HUB_FILES)

@@ -9,6 +9,7 @@ renamed, so one that has its name is whole; `state.json` holds a checksum of eac
 so that damage which came later is noticed.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 
 from gpt2kw.errors import UserError, did_you_mean
 from gpt2kw.model.folder import Model
-from gpt2kw.text.files import output_errors
+from gpt2kw.text.files import output_errors, to_disk
 
 CHECKPOINT_FOLDER = Path("checkpoint")
 """Where runs are kept, below the folder that a command runs in."""
@@ -42,7 +43,7 @@ class Checkpoint:
 
     def load_model(self) -> Model:
         """Read the model; `UserError` that names an older checkpoint if it is damaged."""
-        self._check_files()
+        self.check_files()
         return Model.load(self.folder)
 
     def load_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -57,7 +58,8 @@ class Checkpoint:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise self._damaged(_STATE_FILE) from error
 
-    def _check_files(self) -> None:
+    def check_files(self) -> None:
+        """Raise `UserError` that names an older checkpoint if a file is not what was saved."""
         for name, saved in self._read_state()["checksums"].items():
             path = self.folder / name
             if not path.exists() or _checksum_of(path) != saved:
@@ -67,10 +69,16 @@ class Checkpoint:
         older = [c for c in Run(self.folder.parent).checkpoints() if c.step < self.step]
         return UserError(
             f"the checkpoint {self.folder} is damaged ({name} is not what was saved)",
-            f"the one before it: --restore-from {older[-1].folder}"
+            f"the one before it: --restore-from {older[-1].folder} (generate takes it as --model, "
+            "export as --checkpoint)"
             if older
             else "there is none before it: --restore-from fresh begins anew",
         )
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a folder of this name is a checkpoint."""
+    return bool(_NAME.fullmatch(name))
 
 
 def checksum(file: IO[bytes]) -> str:
@@ -98,6 +106,16 @@ class Run:
         if not re.fullmatch(r"(?!\.)[^/\\\0]{1,100}", name):
             raise UserError(f"--run-name is {name!r}", "give a plain name, such as run1")
         return cls(CHECKPOINT_FOLDER / name)
+
+    @classmethod
+    def at(cls, place: str) -> "Run":
+        """Return the run of this name, or with this directory, which has a slash."""
+        return cls(Path(place) if "/" in place else CHECKPOINT_FOLDER / place)
+
+    @property
+    def exists(self) -> bool:
+        """Whether a fine-tuning began here."""
+        return self._settings_file.exists()
 
     @property
     def metrics_file(self) -> Path:
@@ -134,6 +152,21 @@ class Run:
                 "choose another --run-name, or begin anew with --restore-from fresh",
             ) from error
 
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the entries of numbers, oldest first, each with its "step".
+
+        Torn lines are left out.
+        """
+        try:
+            lines = self.metrics_file.read_text("utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return [entry for entry in found if isinstance(entry, dict) and "step" in entry]
+
     def checkpoints(self) -> list[Checkpoint]:
         """Return the checkpoints, oldest first."""
         if not self.folder.is_dir():
@@ -154,6 +187,17 @@ class Run:
         raise UserError(
             f"there is no run {self.folder.name!r} with a checkpoint in {self.folder.parent}",
             f"{did_you_mean(self.folder.name, others)}{there}",
+        )
+
+    def checkpoint_at(self, folder: str | Path) -> Checkpoint:
+        """Return the checkpoint with this folder; `UserError` if the run has none such."""
+        there = self.checkpoints() or [self.latest()]
+        for checkpoint in there:
+            if checkpoint.folder.resolve() == Path(folder).resolve():
+                return checkpoint
+        raise UserError(
+            f"{folder} is no checkpoint of {self.folder}",
+            f"there are {', '.join(str(checkpoint.folder) for checkpoint in there)}",
         )
 
     def save(
@@ -178,10 +222,10 @@ class Run:
                 state = {"step": step, "training": training, "checksums": checksums}
                 (draft / _STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", "utf-8")
                 for path in draft.iterdir():
-                    _to_disk(path)
+                    to_disk(path)
                 shutil.rmtree(target, ignore_errors=True)
                 os.replace(draft, target)
-                _to_disk(self.folder)
+                to_disk(self.folder)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
         for old in self.checkpoints()[:-keep]:
@@ -203,12 +247,3 @@ def _set_aside(folder: Path) -> Path:
         number += 1
     with output_errors(folder):
         return folder.rename(aside)
-
-
-def _to_disk(path: Path) -> None:
-    """Make the system write out what it still holds of a file or a folder's names."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -22,12 +22,27 @@ def check_output(path: str | Path) -> Path:
         raise UserError(f"the output {path} can't be: {error.strerror}", "rename it") from error
     if is_folder:
         raise UserError(f"the output {path} is a folder", "name a file in it")
+    _check_parent(path, "choose another with -o")
+    return path
+
+
+def check_output_folder(path: str | Path) -> Path:
+    """Return `path` if a folder can be made there, or is there; raise `UserError` if not."""
+    path = Path(path)
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise UserError(f"the output {path} is a file", "name a folder")
+    if os.path.realpath(path) == os.getcwd():
+        raise UserError(f"the output {path} is the folder that you are in", "name one in it")
+    _check_parent(path, "choose another place")
+    return path
+
+
+def _check_parent(path: Path, fix: str) -> None:
     folder = path.parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"the output folder {folder} does not exist", f"make it: mkdir -p {folder}")
     if not os.access(folder, os.W_OK):
-        raise UserError(f"the output folder {folder} is read-only", "choose another with -o")
-    return path
+        raise UserError(f"the output folder {folder} is read-only", fix)
 
 
 def check_not_source(output: Path, sources: Iterable[str | Path]) -> None:
@@ -84,6 +99,42 @@ def atomic_writer(path: str | Path) -> Iterator[IO[str]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Give an empty folder that takes the place of `path` when the block ends without an error.
+
+    A folder that was there before is removed then; on an error it stays as it was. Files
+    are made in the folder itself, not in folders below.
+    """
+    check_output_folder(path)
+    # Where a link points, so that the link stays.
+    target = Path(os.path.realpath(path))
+    with output_errors(path), scratch_folder(target) as scratch:
+        draft, before = scratch / "new", scratch / "before"
+        draft.mkdir()
+        yield draft
+        for file in draft.iterdir():
+            to_disk(file)
+        try:
+            if target.exists():
+                target.rename(before)
+            draft.rename(target)
+        except BaseException:
+            if before.exists() and not target.exists():
+                before.rename(target)
+            raise
+        to_disk(target.parent)
+
+
+def to_disk(path: Path) -> None:
+    """Make the system write out what it still holds of a file or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
