@@ -9,6 +9,7 @@ MODEL ?= mini
 RUN ?= run1
 STEPS ?= 1000
 KEYWORDS ?= cats
+FOLDER ?= models/$(RUN)
 # More options for each command, such as FINETUNE="--batch-size 16".
 ifeq ($(DATA),data/titles.csv)
 ENCODE ?= --category-field category --body-field body
@@ -16,18 +17,19 @@ endif
 ENCODE ?=
 FINETUNE ?=
 GENERATE ?=
+EXPORT ?=
 
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup encode finetune generate test lint format bench clean
+.PHONY: help demo setup encode finetune generate export test lint format bench clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 	@echo
-	@echo "Variables: DATA TEXT MODEL RUN STEPS KEYWORDS, and ENCODE FINETUNE GENERATE for more"
-	@echo "options. For example: make encode DATA=jokes.csv TEXT=jokes.txt ENCODE=\"--title-field joke\""
+	@echo "Variables: DATA TEXT MODEL RUN STEPS KEYWORDS FOLDER, and ENCODE FINETUNE GENERATE EXPORT"
+	@echo "for more options. For example: make encode DATA=jokes.csv TEXT=jokes.txt ENCODE=\"--title-field joke\""
 
 demo: setup  ## See the whole path on the sample titles: encode, fine-tune, generate
 	$(PY) -m gpt2kw.encode data/titles.csv -o data/demo.txt --category-field category
@@ -61,6 +63,9 @@ data/titles.txt:
 
 generate: setup  ## New texts about KEYWORDS from checkpoint/RUN
 	$(PY) -m gpt2kw.generate --keywords "$(KEYWORDS)" --run-name $(RUN) $(GENERATE)
+
+export: setup  ## checkpoint/RUN to FOLDER, for transformers and other tools
+	$(PY) -m gpt2kw.export $(RUN) $(FOLDER) $(EXPORT)
 
 test: setup  ## Run the tests
 	$(PY) -m pytest

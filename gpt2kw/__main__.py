@@ -2,6 +2,7 @@
 
 import inspect
 
+from gpt2kw.generation.export import ExportOptions
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.text.decoding import DecodeOptions
 from gpt2kw.text.encoding import EncodeOptions
@@ -12,6 +13,7 @@ _COMMANDS = {
     "finetune": FinetuneOptions,
     "generate": GenerateOptions,
     "decode": DecodeOptions,
+    "export": ExportOptions,
 }
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from conftest import assert_one_error_line, run_command, write_titles
 
 from gpt2kw.command import parse_options
 from gpt2kw.errors import UserError
+from gpt2kw.generation.export import ExportOptions
 from gpt2kw.generation.options import GenerateOptions
+from gpt2kw.model.folder import Model
 from gpt2kw.model.runs import Run
 from gpt2kw.text.decoding import DecodeOptions
 from gpt2kw.text.encoding import EncodeOptions
@@ -26,6 +28,7 @@ OPTIONS = {
     "finetune": FinetuneOptions,
     "generate": GenerateOptions,
     "decode": DecodeOptions,
+    "export": ExportOptions,
 }
 
 
@@ -147,6 +150,10 @@ BAD_CALLS = [
     (("generate", "--run-name", "ran1"), ["no run 'ran1'"]),
     (("generate", "--model", "no/such/folder"), ["no model folder no/such/folder"]),
     (("generate", "--temperature", "0"), ["--temperature is 0.0"]),
+    (("export", "run1", "model"), ["no run 'run1'", "make finetune"]),
+    (("export", "checkpoint/run1/ckpt-5", "model"), ["no run 'run1'"]),
+    (("export", "run1", "model", "--precision", "int8"), ["int8"]),
+    (("export", "run1"), ["FOLDER"]),
 ]
 
 
@@ -184,6 +191,11 @@ def test_a_full_disk_leaves_nothing_that_looks_complete(tmp_path, training_text,
     assert "Traceback" not in result.stderr
     assert Run(tmp_path / "checkpoint/run1").checkpoints() == []
 
+    Run(tmp_path / "checkpoint/run1").save(1, Model.load(tiny_model), {}, {}, keep=1)
+    result = run(60_000, "export", "run1", "model")
+    assert_one_error_line(result, "can't write model", "File too large")
+    assert not [path for path in tmp_path.iterdir() if "model" in path.name]
+
 
 def test_the_list_of_commands_has_a_line_for_each(tmp_path):
     result = run_command("", cwd=tmp_path)
@@ -198,7 +210,7 @@ def test_help_shows_every_option_with_its_default(tmp_path, name):
     result = run_command(name, "--help", cwd=tmp_path, COLUMNS="200")
     assert result.returncode == 0
     for option, value in vars(_with_defaults(OPTIONS[name])).items():
-        if option not in ("source", "text", "file", "output", "header"):
+        if option not in ("source", "text", "file", "output", "header", "run", "folder"):
             assert f"--{option.replace('_', '-')}" in result.stdout
             if value not in (None, (), ""):
                 assert f"default: {value})".replace("('title',)", "title") in result.stdout
@@ -206,6 +218,7 @@ def test_help_shows_every_option_with_its_default(tmp_path, name):
 
 def _with_defaults(options):
     needed = {"source": ("a.csv",), "output": "o.txt", "text": "t.txt", "file": "f.txt"}
+    needed |= {"run": "r", "folder": "f"}
     return options(**{k: v for k, v in needed.items() if k in options.__dataclass_fields__})
 
 

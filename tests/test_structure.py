@@ -54,11 +54,12 @@ def test_libraries_stand_in_their_rooms():
     assert users_of("pickle") == set()
 
 
-def test_encode_decode_and_help_never_import_tensorflow():
+def test_encode_decode_export_and_help_never_import_tensorflow():
     code = (
         "import sys, gpt2kw\n"
         "gpt2kw.encode_keywords, gpt2kw.decode_file, gpt2kw.decode_texts, gpt2kw.UserError\n"
-        "import gpt2kw.encode, gpt2kw.decode, gpt2kw.generate, gpt2kw.command\n"
+        "gpt2kw.export_model\n"
+        "import gpt2kw.encode, gpt2kw.decode, gpt2kw.generate, gpt2kw.export, gpt2kw.command\n"
         "import gpt2kw.training.options\n"
         "print({'tensorflow', 'spacy', 'ray', 'transformers'} & set(sys.modules))"
     )
