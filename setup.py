@@ -18,6 +18,7 @@ setup(
         # tensorflow-datasets uses it without asking for it.
         "importlib-resources>=6",
         # bfloat16 for numpy.
+        "matplotlib>=3.8",
         "ml-dtypes>=0.4",
         "numpy>=1.26",
         "pyarrow>=17",

@@ -30,7 +30,7 @@ _FILES = {
 }
 """What an export writes, and so may write over."""
 
-_CHECKPOINTS = {"latest": Run.latest}
+_CHECKPOINTS = {"best": Run.best, "latest": Run.latest}
 """Checkpoints that can be asked for in a word."""
 
 
@@ -42,8 +42,9 @@ class ExportOptions:
     """The run's name in checkpoint/, or the path of its directory or of a checkpoint."""
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Where to write: a folder that is empty or not there."""
-    checkpoint: str = "latest"
-    """latest, or the folder of one of the run's checkpoints."""
+    checkpoint: str = "best"
+    """best by validation loss (latest if none was measured), latest, or the folder of one
+    of the run's checkpoints."""
     precision: Precision = "float32"
     """Of the weights; the 16-bit ones halve the file."""
     overwrite: bool = False

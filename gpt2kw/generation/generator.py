@@ -34,13 +34,16 @@ class Generator:
 
     @classmethod
     def load(cls, run_name: str | None = None, model: str | None = None) -> "Generator":
-        """Load the newest checkpoint of a run, or a fine-tuned model by folder or name.
+        """Load the best checkpoint of a run, or a fine-tuned model by folder or name.
+
+        The best is the one with the lowest validation loss, or the newest if none was
+        measured.
 
         Raises:
             UserError: there is none, it is damaged, or it was never fine-tuned here.
         """
         if model is None:
-            return cls.of(Run.named(run_name or "run1").latest().load_model())
+            return cls.of(Run.named(run_name or "run1").best().load_model())
         loaded = Model.load(find_model(model))
         if not loaded.tokenizer.had_marks:
             raise UserError(

@@ -7,6 +7,7 @@ transformers' models or pickle.
 
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -122,7 +123,7 @@ def _as_precision(weights: Weights, precision: Precision) -> dict[str, np.ndarra
     return cast
 
 
-def new_model(records: list[Record], vocabulary_size: int, seed: int, **shape: int) -> Model:
+def new_model(records: Iterable[Record], vocabulary_size: int, seed: int, **shape: int) -> Model:
     """Make a GPT-2 with random weights and a tokenizer learnt from `records`.
 
     `shape` has the configuration's n_layer, n_head, n_embd and n_positions. Weights

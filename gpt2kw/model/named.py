@@ -31,7 +31,7 @@ _HUB_FILES = [
 def find_model(name: str, models_folder: Path = MODELS_FOLDER) -> Path:
     """Return the folder of a model, downloading it if it is a hub id.
 
-    A run's directory stands for its newest checkpoint. A download goes once into
+    A run's directory stands for its best checkpoint. A download goes once into
     `models_folder` and later needs no network. Weights are taken as safetensors, or as
     TensorFlow's HDF5 where the hub has no others.
 
@@ -46,7 +46,7 @@ def find_model(name: str, models_folder: Path = MODELS_FOLDER) -> Path:
         )
     folder = Path(name)
     if Run(folder).exists or (folder.parent == CHECKPOINT_FOLDER and not folder.is_dir()):
-        checkpoint = Run(folder).latest()
+        checkpoint = Run(folder).best()
         checkpoint.check_files()
         return checkpoint.folder
     if folder.is_dir():

@@ -2,7 +2,7 @@
 
 - `run.json`: the options that the run was started with
 - `ckpt-<step>/`: a whole model folder, with `optimizer.safetensors` and `state.json`
-- `metrics.jsonl`, `samples.txt`, `tensorboard/`: what it said on its way
+- `metrics.jsonl`, `samples/`, `tensorboard/`, `loss.png`: what it said on its way
 
 A checkpoint's number is the optimizer's step. It is made under another name and then
 renamed, so one that has its name is whole; `state.json` holds a checksum of each file,
@@ -10,11 +10,13 @@ so that damage which came later is noticed.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +30,8 @@ from gpt2kw.text.files import output_errors, to_disk
 
 CHECKPOINT_FOLDER = Path("checkpoint")
 """Where runs are kept, below the folder that a command runs in."""
+TOKENS_FOLDER = CHECKPOINT_FOLDER / ".tokens"
+"""Where texts are kept as tokens, for the next run on the same text."""
 
 _NAME = re.compile(r"ckpt-(\d+)")
 _OPTIMIZER_FILE = "optimizer.safetensors"
@@ -45,6 +49,15 @@ class Checkpoint:
         """Read the model; `UserError` that names an older checkpoint if it is damaged."""
         self.check_files()
         return Model.load(self.folder)
+
+    @property
+    def validation(self) -> tuple[str, float] | None:
+        """The validation loss at this step, behind a checksum of its text, if measured."""
+        try:
+            found = self._read_state()["training"].get("validation")
+        except UserError:
+            return None
+        return (str(found[0]), float(found[1])) if found else None
 
     def load_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Read the optimizer's arrays and the other state of training."""
@@ -123,9 +136,14 @@ class Run:
         return self.folder / "metrics.jsonl"
 
     @property
-    def samples_file(self) -> Path:
-        """Where the sample texts are."""
-        return self.folder / "samples.txt"
+    def samples_folder(self) -> Path:
+        """Where the sample texts are, a file for each step that wrote some."""
+        return self.folder / "samples"
+
+    @property
+    def plot_file(self) -> Path:
+        """Where the losses are drawn."""
+        return self.folder / "loss.png"
 
     @property
     def tensorboard_folder(self) -> Path:
@@ -189,6 +207,17 @@ class Run:
             f"{did_you_mean(self.folder.name, others)}{there}",
         )
 
+    def best(self) -> Checkpoint:
+        """Return the checkpoint with the lowest validation loss, or else the newest.
+
+        Losses count if they were measured on the text that the newest of them was.
+        """
+        measured = [(c.validation, c) for c in self.checkpoints() if c.validation]
+        if not measured:
+            return self.latest()
+        text = measured[-1][0][0]
+        return min((v[1], -c.step, c) for v, c in measured if v[0] == text)[2]
+
     def checkpoint_at(self, folder: str | Path) -> Checkpoint:
         """Return the checkpoint with this folder; `UserError` if the run has none such."""
         there = self.checkpoints() or [self.latest()]
@@ -208,7 +237,7 @@ class Run:
         training: dict[str, Any],
         keep: int,
     ) -> Checkpoint:
-        """Write the checkpoint of `step`, and remove all but the newest `keep`."""
+        """Write the checkpoint of `step`; keep the newest `keep` and the best, remove others."""
         target = self.folder / f"ckpt-{step}"
         draft = self.folder / f".ckpt-{step}.draft"
         with output_errors(target):
@@ -228,9 +257,28 @@ class Run:
                 to_disk(self.folder)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
+        best = self.best()
         for old in self.checkpoints()[:-keep]:
-            shutil.rmtree(old.folder)
+            if old != best:
+                shutil.rmtree(old.folder)
         return Checkpoint(target, step)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from training this run; `UserError` if one does."""
+        path = self.folder.with_name(f".{self.folder.name}.lock")
+        with output_errors(self.folder):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "w")  # noqa: SIM115  (closed below)
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"another process is training {self.folder}",
+                    "wait for it, or choose another --run-name",
+                ) from error
+            yield
 
     def set_aside(self) -> Path:
         """Rename the directory to a free name beside it, and return that."""

@@ -86,10 +86,11 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write files that transformers' `AutoTokenizer` reads too."""
-        # Elsewhere a prompt is written as text, and its marks are to be read as marks.
-        self._fast.encode_special_tokens = False
-        self._fast.save(str(folder / "tokenizer.json"))
-        self._fast.encode_special_tokens = True
+        # Elsewhere a prompt is written as text, and its marks are to be read as marks. A
+        # copy is changed, for this may run beside an `encode`.
+        written = FastTokenizer.from_str(self.definition())
+        written.encode_special_tokens = False
+        written.save(str(folder / "tokenizer.json"))
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": START,
@@ -103,6 +104,10 @@ class Tokenizer:
             "padding_side": "left",
         }
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+    def definition(self) -> str:
+        """Return all that decides which ids a text gets, as JSON."""
+        return self._fast.to_str()
 
     @property
     def padded_size(self) -> int:

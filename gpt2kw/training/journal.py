@@ -1,9 +1,12 @@
-"""What a run writes down: metrics, TensorBoard's events, and sample texts."""
+"""What a run writes down: metrics, TensorBoard's events, sample texts and a plot."""
 
 import json
+import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from gpt2kw.model.backend import tf
 from gpt2kw.model.runs import Run
@@ -14,11 +17,14 @@ class Journal:
     """Appends to a run's files; a resumed run goes on behind its checkpoint's step."""
 
     def __init__(self, run: Run, step: int) -> None:
-        """Open the files of `run`; metrics of steps after `step` are forgotten."""
+        """Open the files of `run`; what was said of steps after `step` is forgotten."""
         self._run = run
-        _forget_after(run.metrics_file, step)
+        _forget_metrics(run, step)
+        _forget_samples(run, step)
         with output_errors(run.folder):
             self._metrics = open(run.metrics_file, "a", encoding="utf-8")  # noqa: SIM115
+            if step:
+                _forget_events(run, step)
             self._board = tf.summary.create_file_writer(str(run.tensorboard_folder))
 
     def numbers(self, step: int, **values: float) -> None:
@@ -32,10 +38,11 @@ class Journal:
         self._board.flush()
 
     def samples(self, step: int, texts: Sequence[str]) -> None:
-        """Write sample texts down."""
-        with output_errors(self._run.samples_file):
-            with open(self._run.samples_file, "a", encoding="utf-8") as file:
-                file.write("\n".join((f"step {step}", *texts, "", "")))
+        """Write sample texts down, to `samples/<step>.txt`."""
+        with output_errors(self._run.samples_folder):
+            self._run.samples_folder.mkdir(exist_ok=True)
+            with atomic_writer(self._run.samples_folder / f"{step}.txt") as file:
+                file.writelines(f"{text}\n" for text in texts)
         with self._board.as_default(step):
             tf.summary.text("samples", "\n\n".join(texts))
 
@@ -45,14 +52,14 @@ class Journal:
         self._board.close()
 
 
-def _forget_after(metrics_file: Path, step: int) -> None:
+def _forget_metrics(run: Run, step: int) -> None:
     """Drop lines of later steps, which a resumed run will write again, and a torn last line."""
-    if not metrics_file.exists():
+    if not run.metrics_file.exists():
         return
-    lines = metrics_file.read_text("utf-8").splitlines(keepends=True)
+    lines = run.metrics_file.read_text("utf-8").splitlines(keepends=True)
     kept = [line for line in lines if _step_of(line) <= step]
     if kept != lines:
-        with atomic_writer(metrics_file) as file:
+        with atomic_writer(run.metrics_file) as file:
             file.writelines(kept)
 
 
@@ -62,3 +69,17 @@ def _step_of(line: str) -> float:
         return entry["step"]
     except (ValueError, TypeError, KeyError):
         return float("inf")
+
+
+def _forget_samples(run: Run, step: int) -> None:
+    for path in run.samples_folder.glob("*.txt"):
+        if path.stem.isdigit() and int(path.stem) > step:
+            path.unlink()
+
+
+def _forget_events(run: Run, step: int) -> None:
+    """Tell TensorBoard that the events after `step`, in earlier files, count no more."""
+    writer = EventFileWriter(str(run.tensorboard_folder), filename_suffix=".restart")
+    start = SessionLog(status=SessionLog.START)
+    writer.add_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
+    writer.close()

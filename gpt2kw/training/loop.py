@@ -2,16 +2,13 @@
 
 import logging
 import math
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 from tqdm import tqdm
 
 from gpt2kw.errors import UserError
@@ -20,41 +17,75 @@ from gpt2kw.generation.generator import Generator
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.model.folder import Model, new_model
 from gpt2kw.model.named import MINI, MINI_SHAPE, MINI_VOCABULARY, find_model
-from gpt2kw.model.runs import Checkpoint, Run, checksum
-from gpt2kw.text.format import Record
+from gpt2kw.model.runs import TOKENS_FOLDER, Checkpoint, Run
 from gpt2kw.text.tally import Tally
-from gpt2kw.training.documents import (
-    BatchOrder,
-    TokenDocuments,
-    describe,
-    drop_categories,
-    read_records,
-)
+from gpt2kw.training.batches import Batch, BatchOrder, Place
+from gpt2kw.training.corpus import Corpus, checksum, open_corpus, read_records
 from gpt2kw.training.journal import Journal
-from gpt2kw.training.optimizer import learning_rate
+from gpt2kw.training.optimizer import highest_rate, learning_rate
 from gpt2kw.training.options import FinetuneOptions
-from gpt2kw.training.step import StepResult, TrainStep, choose_strategy
+from gpt2kw.training.plot import draw_losses
+from gpt2kw.training.resume import checkpoint_to_restore, settings_of
+from gpt2kw.training.saving import Saver
+from gpt2kw.training.step import TrainStep, choose_strategy
+from gpt2kw.training.stopping import Stop, stop_on_signals
+from gpt2kw.training.window import Watch, Window
 
 log = logging.getLogger(__name__)
 
 _REPORT_EVERY = 10
 """Steps between lines of metrics. Reading a loss makes the devices wait for it."""
 _SAMPLES = 4
+_RESTORES = 3
+"""Times that a run goes back to a checkpoint after its loss went astray."""
 
 
 @dataclass(frozen=True)
 class FinetuneReport:
     """How a fine-tuning ended.
 
-    Losses are nats per token; the training loss is of the last few steps.
-    `stopped_by` is the signal that ended it before its last step, if one did.
+    Losses are nats per token: of the last few training steps, of the last measurement on
+    the validation text, and the best of those with its step. `ended_by` says why no more
+    steps were done, and `signal` is the one that ended it, or 0.
     """
 
     run: Path
     step: int
-    loss: float | None
-    validation_loss: float | None
-    stopped_by: int | None = None
+    ended_by: Literal["steps", "signal", "minutes", "patience"]
+    signal: int = 0
+    loss: float | None = None
+    validation_loss: float | None = None
+    best: tuple[int, float] | None = None
+    tokens: int = 0
+    """Tokens seen since the run began, padding left out."""
+    seconds: float = 0.0
+    """Seconds of this call's training."""
+
+
+@dataclass
+class _Progress:
+    """What a checkpoint holds beside weights and moments; JSON types alone."""
+
+    place: Place = Place()
+    tokens: int = 0
+    restores: int = 0
+    best: tuple[int, float] | None = None
+    stale: int = 0
+    """Measurements since the best."""
+    validation_text: str = ""
+    """A checksum of the text that `best` was measured on."""
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> "_Progress":
+        best = state["best"]
+        return cls(
+            Place(*state["place"].values()),
+            state["tokens"],
+            state["restores"],
+            tuple(best) if best else None,
+            state["stale"],
+            state["validation_text"],
+        )
 
 
 def finetune(
@@ -62,121 +93,83 @@ def finetune(
 ) -> FinetuneReport:
     """Fine-tune a model; the fields of `FinetuneOptions` may be given as such.
 
-    Ctrl-C and SIGTERM end it after the running step, with a checkpoint.
+    Ctrl-C and SIGTERM end it after the running step, with a checkpoint. A run that was
+    interrupted goes on as if it had not been: with the same weights, optimizer, random
+    numbers and position in the data.
 
     Raises:
         UserError: the options, the text, the model or the run can't be used.
     """
     options = replace(options, **fields) if options else FinetuneOptions(**fields)
-    tally = Tally()
-    records = list(read_records(options.text, tally))
     run = Run.named(options.run_name)
-    settings = _settings(options)
-    checkpoint = _checkpoint_to_restore(options, settings, run)
-    if checkpoint and checkpoint.step >= options.steps:
-        log.info(
-            "%s is at step %d already: raise --steps to go on, or begin anew with "
-            "--restore-from fresh",
-            run.folder,
-            checkpoint.step,
-        )
-        return FinetuneReport(run.folder, checkpoint.step, None, None)
-    model = checkpoint.load_model() if checkpoint else _first_model(options, records)
-    model.about = describe(records)
-    training = _Training(options, run, model, records, tally)
-    for line in tally.lines():
-        log.info(line)
-    # Nothing on the disk is touched before all of the above has succeeded.
-    if checkpoint:
-        training.restore(checkpoint)
-        for path in run.set_aside_after(checkpoint.step):
-            log.info("a later checkpoint is now %s", path)
-        log.info("going on from %s", checkpoint.folder)
-    else:
-        if options.restore_from == "fresh" and run.folder.exists():
+    text_checksum = checksum(options.text)
+    settings = settings_of(options, text_checksum)
+    with run.lock():
+        checkpoint = checkpoint_to_restore(options, settings, run)
+        if checkpoint and checkpoint.step >= options.steps:
+            log.info(
+                "%s is at step %d already: raise --steps to go on, or begin anew with "
+                "--restore-from fresh",
+                run.folder,
+                checkpoint.step,
+            )
+            return FinetuneReport(run.folder, checkpoint.step, "steps")
+        model = checkpoint.load_model() if checkpoint else first_model(options)
+        corpus = open_training_corpus(options, text_checksum, model)
+        training = _Training(options, run, model, corpus)
+        # Nothing of the run is touched before all of the above has succeeded.
+        if checkpoint:
+            training.restore(checkpoint)
+            for path in run.set_aside_after(checkpoint.step):
+                log.info("a later checkpoint is now %s", path)
+            log.info("going on from %s", checkpoint.folder)
+        elif options.restore_from == "fresh" and run.folder.exists():
             log.info("the earlier %s is now %s", run.folder, run.set_aside())
         run.create(settings)
-    with _stop_signals() as stop:
-        return training.run_to_end(stop, progress)
+        with stop_on_signals(options.max_minutes) as stop:
+            return training.run_to_end(stop, progress)
 
 
-def _settings(options: FinetuneOptions) -> dict[str, Any]:
-    settings = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in asdict(options).items()
-    }
-    with open(options.text, "rb") as file:
-        return settings | {"text_checksum": checksum(file)}
-
-
-_ORDER_SETTINGS = ("text_checksum", "batch_size", "seed", "category_dropout")
-"""Settings without which a resumed run is not at the same place in the same data."""
-
-
-def _checkpoint_to_restore(
-    options: FinetuneOptions, settings: dict[str, Any], run: Run
-) -> Checkpoint | None:
-    """Return where the run goes on, or None for a new one."""
-    if options.restore_from == "fresh":
-        return None
-    checkpoints = run.checkpoints()
-    if options.restore_from != "latest":
-        wanted = Path(options.restore_from).resolve()
-        matching = [c for c in checkpoints if c.folder.resolve() == wanted]
-        if not matching:
-            raise UserError(
-                f"--restore-from is {options.restore_from!r}, no checkpoint of {run.folder}",
-                "give latest, fresh, or one of "
-                f"{', '.join(str(c.folder) for c in checkpoints) or 'none'}; "
-                "to start a new run from it, use --model",
-            )
-        checkpoints = matching
-    if not checkpoints:
-        return None
-    before = run.settings()
-    started_from = before.get("model")
-    if started_from != options.model:
-        raise UserError(
-            f"{run.folder} was started from --model {started_from}, not {options.model}",
-            "choose another --run-name, or begin anew with --restore-from fresh",
-        )
-    for name in _ORDER_SETTINGS:
-        if before.get(name) != settings[name]:
-            log.warning(
-                "%s is not what %s was started with: documents come in another order",
-                "the text" if name == "text_checksum" else f"--{name.replace('_', '-')}",
-                run.folder,
-            )
-    return checkpoints[-1]
-
-
-def _first_model(options: FinetuneOptions, records: list[Record]) -> Model:
+def first_model(options: FinetuneOptions) -> Model:
+    """Return the model that a new run starts from."""
     if options.model == MINI:
+        records = read_records(options.text, Tally())
         return new_model(records, MINI_VOCABULARY, options.seed, **MINI_SHAPE)
     return Model.load(find_model(options.model))
+
+
+def open_training_corpus(options: FinetuneOptions, text_checksum: str, model: Model) -> Corpus:
+    """Return the training text as `model` reads it, and describe it to the model."""
+    corpus = open_corpus(options.text, text_checksum, model.tokenizer, model.context, TOKENS_FOLDER)
+    for note in corpus.notes:
+        log.info(note)
+    model.about = corpus.about
+    return corpus
+
+
+def batch_order(options: FinetuneOptions, corpus: Corpus) -> BatchOrder:
+    """Return the batches of a run with these options."""
+    return BatchOrder(
+        corpus,
+        options.batch_size,
+        options.seed,
+        category_dropout=options.category_dropout,
+        loss_on=options.loss_on,
+    )
 
 
 class _Training:
     """A run in progress."""
 
-    def __init__(
-        self,
-        options: FinetuneOptions,
-        run: Run,
-        model: Model,
-        records: list[Record],
-        tally: Tally,
-    ) -> None:
+    def __init__(self, options: FinetuneOptions, run: Run, model: Model, corpus: Corpus) -> None:
         self._options = options
         self._run = run
         self._model = model
-        shown = drop_categories(records, options.category_dropout, options.seed)
-        self._documents = TokenDocuments(shown, model.tokenizer, model.context, tally)
-        self._order = BatchOrder(self._documents.lengths, options.batch_size, options.seed)
-        self._validation = self._validation_documents()
-        strategy = choose_strategy(options.devices)
+        self._corpus = corpus
+        self._order = batch_order(options, corpus)
+        self._validation, self._validation_checksum = self._validation_batches()
         self._schedule = learning_rate(options)
-        self._step = TrainStep(model, options, self._schedule, strategy)
+        self._step = TrainStep(model, options, self._schedule, choose_strategy(options.devices))
         self._generator = Generator(
             model.tokenizer,
             Decoder(self._step.variables(), model.config),
@@ -190,134 +183,219 @@ class _Training:
             # Else keywords that this text has no use for would end the run at its first samples.
             self._generator.prompt(self._sampling)
         self._done = 0
-        self._seen_tokens = 0
+        self._progress = _Progress()
+        self._window = Window()
+        self._watch = Watch(options.spike)
+        self._measured: tuple[int, float] | None = None
+        """The step and the loss of the last validation."""
+        self._saved_at = 0
 
-    def _validation_documents(self) -> TokenDocuments | None:
-        path = self._options.validation_text
-        if path is None or not self._options.validate_every:
-            return None
-        tally = Tally()
-        records = list(read_records(path, tally, self._options.validation_documents))
-        documents = TokenDocuments(records, self._model.tokenizer, self._model.context, tally)
-        for line in tally.lines():
-            log.info("%s: %s", path, line)
-        return documents
+    def _validation_batches(self) -> tuple[list[Batch], str]:
+        options, model = self._options, self._model
+        path = options.validation_text
+        if path is None or not options.validate_every:
+            return [], ""
+        text_checksum = checksum(path)
+        corpus = open_corpus(path, text_checksum, model.tokenizer, model.context, TOKENS_FOLDER)
+        for note in corpus.notes:
+            log.info("%s: %s", path, note)
+        order = BatchOrder(corpus, options.batch_size, options.seed, loss_on=options.loss_on)
+        return list(order.in_order(options.validation_documents)), text_checksum
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take the optimizer and the position in the data from a checkpoint."""
-        optimizer, state = checkpoint.load_state()
-        self._step.restore_optimizer(optimizer, checkpoint.step)
-        self._done = checkpoint.step
-        self._seen_tokens = state["tokens"]
+        """Take everything but the weights, which the model has, from a checkpoint."""
+        moments, state = checkpoint.load_state()
+        self._step.restore(moments, state["step"], checkpoint.step)
+        self._done = self._saved_at = checkpoint.step
+        self._progress = _Progress.of(state["progress"])
+        if self._progress.validation_text != self._validation_checksum:
+            self._progress.best, self._progress.stale = None, 0
+        self._window = Window(**state["window"])
+        self._watch = Watch(self._options.spike, state["losses"])
 
-    def run_to_end(self, stop: "_StopFlag", progress: bool) -> FinetuneReport:
-        """Train to the last step, or until told to stop."""
+    def run_to_end(self, stop: Stop, progress: bool) -> FinetuneReport:
+        """Train to the last step, or until something ends it."""
         options = self._options
-        loss = validation_loss = None
-        saved_at = self._done
         log.info(
             "%s: %.1f million parameters, %s documents, %s tokens",
             self._run.folder,
             self._model.parameters / 1e6,
-            f"{len(self._documents):,}",
-            f"{self._documents.lengths.sum():,}",
+            f"{len(self._corpus):,}",
+            f"{len(self._corpus.tokens):,}",
         )
-        journal = Journal(self._run, self._done)
-        bar = tqdm(
+        start = time.monotonic()
+        self._journal = Journal(self._run, self._done)
+        self._saver = Saver(self._run, options.keep)
+        self._bar = tqdm(
             desc="finetune",
             total=options.steps,
             initial=self._done,
             unit=" steps",
             disable=None if progress else True,
         )
-        recent = _Recent()
+        ended_by = "steps"
         try:
-            while self._done < options.steps and not stop.signal:
-                numbers = self._order.numbers(self._done)
-                recent.add(self._step.train(*self._documents.batch(numbers)))
-                self._done += 1
-                bar.update()
-                last = self._done == options.steps
-                save = last or _due(self._done, options.save_every)
-                # Before a checkpoint, so that no weights of a diverged run are saved.
-                if save or _due(self._done, _REPORT_EVERY):
-                    loss = self._report(journal, recent, bar)
-                    recent = _Recent()
-                if self._validation and (last or _due(self._done, options.validate_every)):
-                    validation_loss = self._validate(journal)
-                if save:
-                    self._save()
-                    saved_at = self._done
-                if _due(self._done, options.sample_every):
-                    self._sample(journal)
-                recent.skip_time()
-            if self._done > saved_at:
-                if recent:
-                    loss = self._report(journal, recent, bar)
+            with _Ahead(self._order.from_place(self._progress.place)) as batches:
+                while self._done < options.steps:
+                    if stop or self._is_stale:
+                        ended_by = (
+                            "patience" if not stop else "signal" if stop.signal else "minutes"
+                        )
+                        break
+                    self._do_step(batches)
+            if self._done != self._saved_at:
                 self._save()
+            self._saver.wait()
         finally:
-            bar.close()
-            journal.close()
+            self._saver.close()
+            self._bar.close()
+            self._journal.close()
+        draw_losses(self._run.metrics(), self._run.plot_file)
         return FinetuneReport(
             self._run.folder,
             self._done,
-            loss,
-            validation_loss,
-            stop.signal if self._done < options.steps else None,
+            ended_by,
+            stop.signal,
+            self._watch.losses[-1] if self._watch.losses else None,
+            self._measured[1] if self._measured else None,
+            self._progress.best,
+            self._progress.tokens,
+            time.monotonic() - start,
         )
-
-    def _report(self, journal: Journal, recent: "_Recent", bar: tqdm) -> float:
-        nats, tokens = recent.sums()
-        seconds = recent.seconds()
-        if not math.isfinite(nats):
-            raise UserError(
-                f"the loss is {nats} at step {self._done}",
-                f"lower --learning-rate (it is {self._learning_rate:g}); the newest checkpoint "
-                "is from before",
-            )
-        self._seen_tokens += int(tokens)
-        journal.numbers(
-            self._done,
-            loss=nats / tokens,
-            learning_rate=self._learning_rate,
-            tokens=self._seen_tokens,
-            tokens_per_second=tokens / seconds,
-        )
-        bar.set_postfix_str(f"loss {nats / tokens:.3f}, {tokens / seconds:,.0f} tokens/s")
-        return nats / tokens
 
     @property
-    def _learning_rate(self) -> float:
-        return float(self._schedule(self._done))
+    def _is_stale(self) -> bool:
+        return 0 < self._options.patience <= self._progress.stale
 
-    def _validate(self, journal: Journal) -> float:
-        nats = tokens = 0.0
-        size = self._options.batch_size
-        for start in range(0, len(self._validation), size):
-            numbers = np.arange(start, min(start + size, len(self._validation)))
-            result = self._step.evaluate(*self._validation.batch(numbers))
-            nats += float(result.nats)
-            tokens += float(result.tokens)
-        loss = nats / tokens
-        journal.numbers(
+    def _do_step(self, batches: "_Ahead") -> None:
+        options = self._options
+        start = time.monotonic()
+        batch, place = batches.next()
+        self._window.waited += time.monotonic() - start
+        self._window.add(batch, self._step.train(batch, self._done))
+        self._done += 1
+        self._progress.place = place
+        self._progress.tokens += batch.tokens
+        last = self._done == options.steps
+        save = last or _due(self._done, options.save_every)
+        report = last or _due(self._done, _REPORT_EVERY)
+        if save or report:
+            self._window.read()
+        self._window.seconds += time.monotonic() - start
+        self._bar.update()
+        # Before anything is saved, so that no weights of a diverged run are.
+        if report and not self._report():
+            return
+        validate = self._validation and (last or _due(self._done, options.validate_every))
+        if validate and self._validate():
+            save = True
+        if save:
+            self._save()
+        if _due(self._done, options.sample_every):
+            self._sample()
+
+    def _report(self) -> bool:
+        """Write a window down and begin the next; False if the run went back instead."""
+        window, self._window = self._window, Window()
+        if window.lost and window.steps:
+            log.warning(
+                "step %d: %d of the last %d steps had a loss or gradient that is no number "
+                "and were not applied",
+                self._done,
+                window.lost,
+                window.steps,
+            )
+        if problem := self._watch.problem(window):
+            if self._options.on_divergence == "continue":
+                log.warning("step %d: %s", self._done, problem)
+            else:
+                self._go_back(problem)
+                return False
+        speed = window.tokens / max(1e-9, window.seconds)
+        if window.counted:
+            self._journal.numbers(
+                self._done,
+                loss=window.loss,
+                learning_rate=float(self._schedule(self._done)),
+                gradient_norm=window.norm,
+                tokens=self._progress.tokens,
+                tokens_per_second=speed,
+                padding=1 - window.tokens / max(1, window.positions),
+                input_wait=window.waited / max(1e-9, window.seconds),
+            )
+            self._bar.set_postfix_str(f"loss {window.loss:.3f}, {speed:,.0f} tokens/s")
+        return True
+
+    def _go_back(self, problem: str) -> None:
+        """Go on from the newest checkpoint, past the documents that led astray.
+
+        Chowdhery et al. 2022, "PaLM", section 5.1, did so by hand.
+        """
+        self._saver.wait()
+        checkpoints = self._run.checkpoints()
+        rate = f"lower --learning-rate (it is {highest_rate(self._options):g})"
+        if self._options.on_divergence == "stop" or not checkpoints:
+            there = f"; the newest checkpoint is {checkpoints[-1].folder}" if checkpoints else ""
+            raise UserError(f"{problem} at step {self._done}", rate + there)
+        if self._progress.restores == _RESTORES:
+            raise UserError(
+                f"{problem} at step {self._done}, after going back {_RESTORES} times", rate
+            )
+        checkpoint = checkpoints[-1]
+        log.warning(
+            "step %d: %s; going on from %s, past the documents since",
+            self._done,
+            problem,
+            checkpoint.folder,
+        )
+        astray = self._progress
+        self._step.take_weights(checkpoint.load_model().weights)
+        self.restore(checkpoint)
+        self._progress = replace(self._progress, place=astray.place, restores=astray.restores + 1)
+        self._journal.close()
+        self._journal = Journal(self._run, self._done)
+        self._bar.n = self._done
+        self._bar.refresh()
+        # Else the next start would go over the same documents once more.
+        self._save()
+
+    def _validate(self) -> bool:
+        """Measure the validation loss; whether it is the best so far."""
+        results = [self._step.evaluate(batch) for batch in self._validation]
+        loss = sum(float(r.nats) for r in results) / sum(r.counted for r in results)
+        self._journal.numbers(
             self._done, validation_loss=loss, validation_perplexity=math.exp(min(loss, 80))
         )
-        log.info("step %d: validation loss %.3f", self._done, loss)
-        return loss
+        self._measured = (self._done, loss)
+        self._progress.validation_text = self._validation_checksum
+        best = self._progress.best is None or loss < self._progress.best[1]
+        if best:
+            self._progress.best, self._progress.stale = (self._done, loss), 0
+        else:
+            self._progress.stale += 1
+        log.info(
+            "step %d: validation loss %.3f%s", self._done, loss, "" if best else ", not better"
+        )
+        return best
 
     def _save(self) -> None:
+        self._window.read()
         self._model.weights = self._step.weights()
-        self._run.save(
-            self._done,
-            self._model,
-            self._step.optimizer_state(),
-            {"tokens": self._seen_tokens},
-            self._options.keep,
-        )
+        measured = self._measured and self._measured[0] == self._done
+        state = {
+            "step": self._step.other_state(),
+            "progress": asdict(self._progress),
+            "window": self._window.state(),
+            "losses": list(self._watch.losses),
+            "validation": (self._validation_checksum, self._measured[1]) if measured else None,
+        }
+        model = replace(self._model, weights=dict(self._model.weights))
+        self._saver.save(self._done, model, self._step.optimizer_state(), state)
+        self._saved_at = self._done
 
-    def _sample(self, journal: Journal) -> None:
+    def _sample(self) -> None:
         texts = self._generator.generate(self._sampling)
-        journal.samples(self._done, texts)
+        self._journal.samples(self._done, texts)
         log.info("step %d: samples", self._done)
         for text in texts:
             log.info("  %s", " ".join(text.split()))
@@ -327,69 +405,25 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-class _Recent:
-    """Losses since the last report, left on their devices, and the time that they took."""
+class _Ahead:
+    """Makes the next batch while the last one is learned from."""
 
-    def __init__(self) -> None:
-        self._results: list[StepResult] = []
-        self._start = time.monotonic()
-        self._skipped = 0.0
-        self._last = self._start
+    def __init__(self, batches: Iterator[tuple[Batch, Place]]) -> None:
+        self._batches = batches
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._coming: Future[tuple[Batch, Place]] = self._submit()
 
-    def __bool__(self) -> bool:
-        return bool(self._results)
+    def _submit(self) -> Future[tuple[Batch, Place]]:
+        return self._thread.submit(next, self._batches)
 
-    def add(self, result: StepResult) -> None:
-        self._results.append(result)
-        self._last = time.monotonic()
+    def next(self) -> tuple[Batch, Place]:
+        """Return the next batch, and the place behind it."""
+        batch = self._coming.result()
+        self._coming = self._submit()
+        return batch
 
-    def skip_time(self) -> None:
-        """Don't count the time since the last step."""
-        now = time.monotonic()
-        self._skipped += now - self._last
-        self._last = now
+    def __enter__(self) -> "_Ahead":
+        return self
 
-    def sums(self) -> tuple[float, float]:
-        """Return nats and tokens; waits for the devices."""
-        return (
-            sum(float(result.nats) for result in self._results),
-            sum(float(result.tokens) for result in self._results),
-        )
-
-    def seconds(self) -> float:
-        return max(1e-9, time.monotonic() - self._start - self._skipped)
-
-
-@dataclass
-class _StopFlag:
-    """The signal that asked to stop, or 0."""
-
-    signal: int = 0
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_StopFlag]:
-    """Turn the first Ctrl-C or SIGTERM into a flag; a second one acts at once."""
-    flag = _StopFlag()
-    if threading.current_thread() is not threading.main_thread():
-        # Only a main thread gets signals.
-        yield flag
-        return
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in signals}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def handle(number: int, _frame: Any) -> None:
-        flag.signal = number
-        log.info("stopping after this step; once more to stop without saving")
-        restore()
-
-    for number in signals:
-        signal.signal(number, handle)
-    try:
-        yield flag
-    finally:
-        restore()
+    def __exit__(self, *_error: object) -> None:
+        self._thread.shutdown(cancel_futures=True)

@@ -1,5 +1,6 @@
-"""One step of training, compiled, on one device or on several."""
+"""One step of training, compiled, on one device, on several, or on several machines."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,15 +8,15 @@ import numpy as np
 
 from gpt2kw.errors import UserError
 from gpt2kw.model.backend import tf
-from gpt2kw.model.folder import Model
+from gpt2kw.model.folder import EMBEDDING, Model
 from gpt2kw.model.keras import keras_weights, named_variables, to_keras
+from gpt2kw.training.batches import Batch
+from gpt2kw.training.network import Network
 from gpt2kw.training.optimizer import AdamW, Schedule
 from gpt2kw.training.options import FinetuneOptions
 
-import tf_keras  # isort: skip  (after the backend)
-
-_TOKENS = tf.TensorSpec([None, None], tf.int32)
-_LENGTHS = tf.TensorSpec([None], tf.int32)
+_LOSS_SCALE = 2.0**15
+_LOSS_SCALE_GROWS_AFTER = 1_000
 
 
 def choose_strategy(devices: tuple[str, ...]) -> tf.distribute.Strategy:
@@ -36,18 +37,17 @@ def choose_strategy(devices: tuple[str, ...]) -> tf.distribute.Strategy:
     return tf.distribute.get_strategy()
 
 
-def choose_precision(wanted: str) -> str:
-    """Return float32 or bfloat16: the latter for auto if the hardware multiplies it."""
+def choose_precision(wanted: str) -> tf.DType:
+    """Return the type of matrix products: for auto the best that the hardware multiplies."""
     if wanted != "auto":
-        return wanted
+        return tf.as_dtype(wanted)
     gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-        # Ampere, compute capability 8.0, was the first with bfloat16.
-        fits = all(detail.get("compute_capability", (0, 0)) >= (8, 0) for detail in details)
-    else:
-        fits = _cpu_has_bfloat16()
-    return "bfloat16" if fits else "float32"
+    if not gpus:
+        return tf.bfloat16 if _cpu_has_bfloat16() else tf.float32
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    oldest = min(detail.get("compute_capability", (0, 0)) for detail in details)
+    # Ampere, 8.0, was the first with bfloat16; Volta, 7.0, the first to gain by float16.
+    return tf.bfloat16 if oldest >= (8, 0) else tf.float16 if oldest >= (7, 0) else tf.float32
 
 
 def _cpu_has_bfloat16() -> bool:
@@ -62,10 +62,19 @@ def _cpu_has_bfloat16() -> bool:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Summed loss in nats and the number of predicted tokens, both float32 scalars."""
+    """What a step found, still on the device until it is read."""
 
     nats: tf.Tensor
-    tokens: tf.Tensor
+    """The summed loss, float32."""
+    counted: int
+    """The number of tokens in that sum."""
+    norm: tf.Tensor | float = 0.0
+    """The length of the whole gradient before it was clipped, float32."""
+
+    @property
+    def applied(self) -> bool:
+        """Whether the weights were changed: not by a loss or gradient that is no number."""
+        return bool(np.isfinite(self.norm) and np.isfinite(self.nats))
 
 
 class TrainStep:
@@ -80,81 +89,168 @@ class TrainStep:
     ) -> None:
         self._strategy = strategy
         self._clip_norm = options.clip_norm
-        tf_keras.utils.set_random_seed(options.seed)
-        policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-        tf_keras.mixed_precision.set_global_policy(policy[choose_precision(options.precision)])
-        try:
-            with strategy.scope():
-                dropout = dict.fromkeys(
-                    ("resid_pdrop", "embd_pdrop", "attn_pdrop"), options.dropout
-                )
-                self.keras_model = to_keras(model, **dropout)
-                self.optimizer = AdamW(rate, options.weight_decay)
-                self._variables = self.keras_model.trainable_variables
-                self.optimizer._create_all_weights(self._variables)
-        finally:
-            tf_keras.mixed_precision.set_global_policy("float32")
-
-    def train(self, ids: np.ndarray, lengths: np.ndarray) -> StepResult:
-        """Do a step on documents: int32 ids [documents, length], int32 lengths."""
-        return self._on_all_devices(self._train_replicas, ids, lengths)
-
-    def evaluate(self, ids: np.ndarray, lengths: np.ndarray) -> StepResult:
-        """Return the loss on documents, without dropout and without learning."""
-        return self._on_all_devices(self._evaluate_replicas, ids, lengths)
-
-    def _on_all_devices(self, run: Any, ids: np.ndarray, lengths: np.ndarray) -> StepResult:
-        # A step's loss is the mean over the tokens of the whole batch, wherever they are.
-        predicted = np.float32((lengths - 1).sum())
-        parts = self._split(ids), self._split(lengths)
-        return StepResult(run(*parts, tf.constant(predicted)), predicted)
-
-    def _split(self, values: np.ndarray) -> Any:
-        replicas = self._strategy.num_replicas_in_sync
-        if replicas == 1:
-            return tf.constant(values)
-        # Every n-th row, for a batch may have fewer rows than there are devices.
-        return self._strategy.experimental_distribute_values_from_function(
-            lambda context: tf.constant(values[context.replica_id_in_sync_group :: replicas])
+        self._accumulate = options.accumulate
+        self._seed = options.seed
+        dtype = choose_precision(options.precision)
+        self._scaled = dtype == tf.float16
+        self.loss_scale = _LOSS_SCALE if self._scaled else 1.0
+        self._steps_at_scale = 0
+        self._before: StepResult | None = None
+        with strategy.scope():
+            self.keras_model = to_keras(model)
+            trained, frozen = _choose_trained(self.variables(), options)
+            self._trained = trained
+            self._rows = _rows_of_marks(model) if frozen else None
+            self.optimizer = AdamW(rate, options.weight_decay, undecayed=frozen)
+            self.optimizer._create_all_weights(list(trained.values()))
+            self._sums = (
+                [_sum_variable(v) for v in trained.values()] if self._accumulate > 1 else []
+            )
+        self._network = Network(
+            self.variables(),
+            model.config,
+            dtype=dtype,
+            dropout=options.dropout,
+            recompute=options.recompute,
         )
-
-    @tf.function(reduce_retracing=True)
-    def _train_replicas(self, ids, lengths, predicted):
-        nats = self._strategy.run(self._train_one, args=(ids, lengths, predicted))
-        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, nats, axis=None)
-
-    @tf.function(reduce_retracing=True)
-    def _evaluate_replicas(self, ids, lengths, predicted):
-        nats = self._strategy.run(self._nats, args=(ids, lengths, False))
-        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, nats, axis=None)
-
-    def _train_one(self, ids, lengths, predicted):
-        with tf.GradientTape() as tape:
-            nats = self._nats(ids, lengths, True)
-            loss = nats / predicted
-        gradients = [
-            tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, self._variables)
+        batch = [
+            tf.TensorSpec([None, None], tf.int32),
+            tf.TensorSpec([None], tf.int32),
+            tf.TensorSpec([None], tf.int32),
         ]
-        context = tf.distribute.get_replica_context()
-        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm)
-        self.optimizer.apply_gradients(
-            zip(gradients, self._variables, strict=True), experimental_aggregate_gradients=False
+        seed, share = tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.float32)
+        self._train = self._compiled(self._train_all, [*batch, seed, share, share])
+        self._add = self._compiled(self._add_all, [*batch, seed, share])
+        self._apply = self._compiled(self._apply_all, [share])
+        self._evaluate = self._compiled(self._evaluate_all, batch)
+
+    def _compiled(self, function: Any, signature: list[tf.TensorSpec]) -> Any:
+        # A signature saves tracing for each length; values for several devices have none.
+        if self._strategy.num_replicas_in_sync == 1:
+            return tf.function(function, input_signature=signature)
+        return tf.function(function, reduce_retracing=True)
+
+    def train(self, batch: Batch, step: int) -> StepResult:
+        """Do the step after `step` others. Dropout is a function of the seed and `step`."""
+        self._adapt_loss_scale()
+        counted = batch.counted
+        share = np.float32(self.loss_scale / counted)
+        unscale = np.float32(1 / self.loss_scale)
+        if self._accumulate == 1:
+            nats, norm = self._train(*self._split(batch), self._dropout_seed(step), share, unscale)
+        else:
+            # Parts one after another need the memory of one.
+            nats = 0.0
+            for number, part in enumerate(batch.parts(self._accumulate)):
+                seed = self._dropout_seed(step, number)
+                nats += self._add(*self._split(part), seed, share)
+            norm = self._apply(unscale)
+        self._before = StepResult(nats, counted, norm)
+        return self._before
+
+    def evaluate(self, batch: Batch) -> StepResult:
+        """Return the loss on documents, without dropout and without learning."""
+        return StepResult(self._evaluate(*self._split(batch)), batch.counted)
+
+    def _adapt_loss_scale(self) -> None:
+        """Halve the scale of float16's gradients on overflow, double it after calm.
+
+        Micikevicius et al. 2018, "Mixed Precision Training". Looking at the step before
+        the last one keeps the device busy meanwhile.
+        """
+        if not self._scaled or self._before is None:
+            return
+        if not self._before.applied:
+            self.loss_scale, self._steps_at_scale = self.loss_scale / 2, 0
+        elif (steps := self._steps_at_scale + 1) == _LOSS_SCALE_GROWS_AFTER:
+            self.loss_scale, self._steps_at_scale = self.loss_scale * 2, 0
+        else:
+            self._steps_at_scale = steps
+
+    def _dropout_seed(self, step: int, part: int = 0) -> np.int32:
+        state = np.random.SeedSequence((self._seed, step, part)).generate_state(1)
+        return np.int32(state[0] >> 2)
+
+    def _split(self, batch: Batch) -> list[Any]:
+        replicas = self._strategy.num_replicas_in_sync
+        arrays = (batch.ids, batch.lengths, batch.starts)
+        if replicas == 1:
+            return [tf.constant(array) for array in arrays]
+        # Every n-th row, for a batch may have fewer rows than there are devices.
+        return [
+            self._strategy.experimental_distribute_values_from_function(
+                lambda context, array=array: tf.constant(
+                    array[context.replica_id_in_sync_group :: replicas]
+                )
+            )
+            for array in arrays
+        ]
+
+    # What is compiled. `share` is the loss scale by the tokens of the whole batch.
+
+    def _train_all(self, ids, lengths, starts, seed, share, unscale):
+        nats, norm = self._strategy.run(
+            self._train_one, args=(ids, lengths, starts, seed, share, unscale)
         )
+        return self._summed(nats), self._first(norm)
+
+    def _add_all(self, ids, lengths, starts, seed, share):
+        nats = self._strategy.run(self._add_one, args=(ids, lengths, starts, seed, share))
+        return self._summed(nats)
+
+    def _apply_all(self, unscale):
+        return self._first(self._strategy.run(self._apply_one, args=(unscale,)))
+
+    def _evaluate_all(self, ids, lengths, starts):
+        return self._summed(self._strategy.run(self._network.nats, args=(ids, lengths, starts)))
+
+    def _summed(self, values):
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
+
+    def _first(self, values):
+        return self._strategy.experimental_local_results(values)[0]
+
+    def _train_one(self, ids, lengths, starts, seed, share, unscale):
+        nats, gradients = self._gradients(ids, lengths, starts, seed, share)
+        return nats, self._learn(gradients, unscale)
+
+    def _add_one(self, ids, lengths, starts, seed, share):
+        nats, gradients = self._gradients(ids, lengths, starts, seed, share)
+        for total, gradient in zip(self._sums, gradients, strict=True):
+            total.assign_add(gradient)
         return nats
 
-    def _nats(self, ids, lengths, training):
-        """Return the summed loss of every token behind the first of each document.
+    def _apply_one(self, unscale):
+        gradients = [tf.identity(total) for total in self._sums]
+        with tf.control_dependencies(gradients):
+            for total in self._sums:
+                total.assign(tf.zeros_like(total))
+        return self._learn(gradients, unscale)
 
-        Padding stands behind the tokens, where a causal model can't see it, so that no
-        attention mask is needed.
-        """
-        logits = self.keras_model(ids, training=training, use_cache=False).logits
-        # The labels are shifted and not the logits, whose slice costs a copy each way.
-        labels = tf.roll(ids, shift=-1, axis=1)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
-        real = tf.sequence_mask(lengths - 1, tf.shape(losses)[1], tf.float32)
-        return tf.reduce_sum(losses * real)
+    def _gradients(self, ids, lengths, starts, seed, share):
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        variables = list(self._trained.values())
+        with tf.GradientTape() as tape:
+            nats = self._network.nats(ids, lengths, starts, seed + tf.cast(replica, tf.int32))
+            loss = nats * share
+        return nats, [tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
+
+    def _learn(self, gradients, unscale):
+        """Change the weights, unless the gradient is no number, and return its length."""
+        context = tf.distribute.get_replica_context()
+        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        if self._rows is not None:
+            gradients[list(self._trained).index(EMBEDDING)] *= self._rows
+        norm = tf.linalg.global_norm(gradients) * unscale
+        finite = tf.math.is_finite(norm)
+        # One pass for the loss scale, for clipping and for what is no number.
+        factor = unscale * self._clip_norm / tf.maximum(norm, self._clip_norm)
+        factor = tf.where(finite, factor, 0.0)
+        gradients = [tf.math.multiply_no_nan(gradient, factor) for gradient in gradients]
+        self.optimizer.apply_if(finite, zip(gradients, self._trained.values(), strict=True))
+        return norm
+
+    # What checkpoints hold.
 
     def weights(self) -> dict[str, np.ndarray]:
         """Return copies of the weights by PyTorch's names."""
@@ -165,16 +261,57 @@ class TrainStep:
         return named_variables(self.keras_model)
 
     def optimizer_state(self) -> dict[str, np.ndarray]:
-        """Return Adam's moments by the names of their weights."""
+        """Return copies of Adam's moments by the names of their weights."""
         return {
             f"{name}.{slot}": self.optimizer.get_slot(variable, slot).numpy()
-            for name, variable in self.variables().items()
+            for name, variable in self._trained.items()
             for slot in ("m", "v")
         }
 
-    def restore_optimizer(self, state: dict[str, np.ndarray], step: int) -> None:
-        """Take Adam's moments and the number of steps that were done."""
-        for name, variable in self.variables().items():
+    def other_state(self) -> dict[str, float]:
+        """Return what else the next step depends on; it waits for the last one."""
+        self._adapt_loss_scale()
+        self._before = None
+        return {"loss_scale": self.loss_scale, "steps_at_scale": self._steps_at_scale}
+
+    def restore(self, moments: dict[str, np.ndarray], other: dict[str, float], step: int) -> None:
+        """Take Adam's moments, `other_state`, and the number of steps that were done."""
+        for name, variable in self._trained.items():
             for slot in ("m", "v"):
-                self.optimizer.get_slot(variable, slot).assign(state[f"{name}.{slot}"])
+                self.optimizer.get_slot(variable, slot).assign(moments[f"{name}.{slot}"])
         self.optimizer.iterations.assign(step)
+        if self._scaled:
+            self.loss_scale = other["loss_scale"]
+            self._steps_at_scale = int(other["steps_at_scale"])
+        self._before = None
+
+    def take_weights(self, weights: dict[str, np.ndarray]) -> None:
+        """Take weights by PyTorch's names and shapes."""
+        for name, variable in self.variables().items():
+            variable.assign(weights[name].reshape(variable.shape))
+
+
+def _choose_trained(
+    variables: dict[str, tf.Variable], options: FinetuneOptions
+) -> tuple[dict[str, tf.Variable], Sequence[str]]:
+    """Return the variables that learn, and the names of those that learn in part."""
+    if not options.only_train_transformer_layers:
+        return variables, ()
+    names = [name for name in variables if ".h." in name or name == EMBEDDING]
+    return {name: variables[name] for name in names}, (variables[EMBEDDING].name,)
+
+
+def _rows_of_marks(model: Model) -> np.ndarray:
+    """Return float32 [vocabulary, 1], 1 for the format's marks, which are new to a GPT-2."""
+    rows = np.zeros((len(model.weights[EMBEDDING]), 1), np.float32)
+    rows[model.tokenizer.mark_ids] = 1
+    return rows
+
+
+def _sum_variable(variable: tf.Variable) -> tf.Variable:
+    return tf.Variable(
+        tf.zeros_like(variable),
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.SUM,
+    )

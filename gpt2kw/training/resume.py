@@ -1,0 +1,80 @@
+"""Where a run goes on, and what may be changed on the way."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gpt2kw.errors import UserError
+from gpt2kw.model.runs import Checkpoint, Run
+from gpt2kw.training.options import FinetuneOptions
+
+log = logging.getLogger(__name__)
+
+_TEXT = "text_checksum"
+_FIXED = (
+    *("model", "seed", _TEXT, "batch_size", "category_dropout", "loss_on"),
+    "only_train_transformer_layers",
+)
+"""Settings without which a run is another one: its weights, or the order of its data."""
+_OF_A_CALL = ("text", "restore_from", "max_minutes", "devices", "find_learning_rate")
+"""Settings that say nothing about what is learned."""
+
+
+def settings_of(options: FinetuneOptions, text_checksum: str) -> dict[str, Any]:
+    """Return what a run's `run.json` says."""
+    settings = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in asdict(options).items()
+    }
+    return settings | {_TEXT: text_checksum}
+
+
+def checkpoint_to_restore(
+    options: FinetuneOptions, settings: dict[str, Any], run: Run
+) -> Checkpoint | None:
+    """Return where the run goes on, or None for a new one; say which settings changed.
+
+    Raises:
+        UserError: there is no such checkpoint, or a setting changed that may not.
+    """
+    if options.restore_from == "fresh":
+        return None
+    checkpoints = run.checkpoints()
+    if options.restore_from != "latest":
+        wanted = Path(options.restore_from).resolve()
+        matching = [c for c in checkpoints if c.folder.resolve() == wanted]
+        if not matching:
+            raise UserError(
+                f"--restore-from is {options.restore_from!r}, no checkpoint of {run.folder}",
+                "give latest, fresh, or one of "
+                f"{', '.join(str(c.folder) for c in checkpoints) or 'none'}; "
+                "to start a new run from it, use --model",
+            )
+        checkpoints = matching
+    if not checkpoints:
+        return None
+    _compare(run, run.settings(), settings)
+    return checkpoints[-1]
+
+
+def _compare(run: Run, before: dict[str, Any], now: dict[str, Any]) -> None:
+    changed = [name for name in now if name in before and before[name] != now[name]]
+    for name in _FIXED:
+        if name in changed:
+            raise UserError(
+                f"{run.folder} was started from another text"
+                if name == _TEXT
+                else f"{run.folder} was started from {_option(name)} {before[name]}, "
+                f"not {now[name]}",
+                f"go on as before, start a new run from it with --model {run.folder} and another "
+                "--run-name, or begin anew with --restore-from fresh",
+            )
+    said = [name for name in changed if name not in _OF_A_CALL]
+    if said:
+        changes = (f"{_option(name)} {before[name]} is now {now[name]}" for name in said)
+        log.info("changed since the run began: %s", ", ".join(changes))
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
