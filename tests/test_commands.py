@@ -108,7 +108,7 @@ def test_a_stopped_run_is_saved_and_goes_on(tmp_path, training_text, tiny_model,
     said = again.communicate(timeout=60)[1]
     assert again.returncode == 0
     assert f"going on from checkpoint/run1/ckpt-{step}" in said
-    assert f"is at step {step + 3}" in said
+    assert f"steps   {step + 3:,} of {step + 3:,}\n" in said
 
 
 def test_a_killed_run_goes_on_from_its_newest_checkpoint(tmp_path, training_text, tiny_model):
