@@ -149,10 +149,23 @@ def test_validation_loss_is_the_mean_over_all_tokens(settings, training_text):
     assert metrics("validation_perplexity")[20] == pytest.approx(math.exp(nats / tokens), rel=1e-3)
 
 
-def test_bfloat16_follows_float32(settings):
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_reduced_precision_follows_float32(settings, precision):
     exact = finetune(**settings | {"run_name": "exact"})
-    reduced = finetune(**settings | {"precision": "bfloat16"})
+    reduced = finetune(**settings | {"precision": precision})
     assert reduced.validation_loss == pytest.approx(exact.validation_loss, rel=0.02)
+
+
+def test_float16_s_loss_scale_falls_on_overflow_and_rises_after_calm(settings, monkeypatch):
+    from gpt2kw.training import step
+
+    monkeypatch.setattr(step, "_LOSS_SCALE", 2.0**40)
+    monkeypatch.setattr(step, "_LOSS_SCALE_GROWS_AFTER", 5)
+    options = {"precision": "float16", "spike": 0.0, "on_divergence": "continue"}
+    report = finetune(**settings | options | {"steps": 60, "save_every": 60})
+    state = json.loads((RUN / "ckpt-60/state.json").read_text())["training"]["step"]
+    assert 1 < state["loss_scale"] < 2.0**40
+    assert report.validation_loss < 5.5
 
 
 def test_a_run_describes_itself(trained):
