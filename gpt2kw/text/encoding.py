@@ -215,7 +215,10 @@ class _Encoder:
     @cached_property
     def _nlp(self) -> "Language":
         # With the first batch and not before: what is raised there reaches the caller.
-        return load_spacy(self._options.spacy_model)
+        nlp = load_spacy(self._options.spacy_model)
+        from gpt2kw.text.word_rules import remember_words
+
+        return remember_words(nlp)
 
     def run(self, records: list[Record]) -> list[_Encoded]:
         """Return the documents of each record."""
