@@ -7,22 +7,16 @@ pattern names it; and a lemma hangs on the word, its part of speech and its morp
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from cymem.cymem import Pool
 from spacy.attrs import IDS
 from spacy.lang.en.lemmatizer import EnglishLemmatizer
-from spacy.language import Language
 from spacy.matcher import Matcher
 from spacy.pipeline import AttributeRuler, Lemmatizer
 from spacy.tokens import Doc, MorphAnalysis, Token
 
-_RULER, _LEMMATIZER = "attribute_ruler", "lemmatizer"
-_FACTORY = "gpt2kw_word_rules"
 _INDEX = "lemma_index"
 """The lemmatizer's table of words that need no rule."""
 
@@ -90,7 +84,7 @@ class WordRules:
         word = token.orth
         named = self._named.get(word)
         if named is None:
-            named = self._named[word] = word if self._names.have(token.text) else 0
+            named = self._named[word] = word if self._names.have(token) else 0
         key = (named, *state)
         answer = self._answers.get(key)
         if answer is None:
@@ -104,9 +98,7 @@ class WordRules:
         begins = bool(self._first(doc, allow_missing=True))
         goes_on = bool(self._later(doc, allow_missing=True))
         token = self._ruler(doc)[0]
-        return _Answer(
-            token.tag, token.dep, token.pos, token.morph, token.lemma, begins, goes_on
-        )
+        return _Answer(token.tag, token.dep, token.pos, token.morph, token.lemma, begins, goes_on)
 
     def _lemma(self, token: Token, answer: _Answer) -> int:
         key = (token.orth, answer.pos, answer.morph)
@@ -116,14 +108,10 @@ class WordRules:
             self._lemmas[key] = lemma
         return lemma
 
-    @contextmanager
-    def memory_zone(self, mem: Pool) -> Iterator[Pool]:
-        """Forget everything at the end of a zone of the pipeline, as the vocabulary does."""
-        try:
-            yield mem
-        finally:
-            for memory in (self._named, self._answers, self._lemmas):
-                memory.clear()
+    def forget(self) -> None:
+        """Forget all words, as spaCy's vocabulary does at the end of a memory zone."""
+        for memory in (self._named, self._answers, self._lemmas):
+            memory.clear()
 
 
 class _Names:
@@ -147,34 +135,16 @@ class _Names:
         else:
             self._words.update([wanted] if isinstance(wanted, str) else wanted)
 
-    def have(self, word: str) -> bool:
-        """Whether a pattern may treat `word` otherwise than it treats any other word."""
-        forms = {word, word.lower()}
+    def have(self, token: Token) -> bool:
+        """Whether a pattern may treat this word otherwise than it treats any other."""
+        forms = (token.text, token.lower_)
         return not self._words.isdisjoint(forms) or any(
             expression.search(form) for expression in self._expressions for form in forms
         )
 
 
-def remember_words(nlp: Language) -> Language:
-    """Put `WordRules` in the place of a pipeline's attribute ruler and lemmatizer.
-
-    A pipeline for whose components that would not be the same stays as it is.
-    """
-    if (_RULER, _LEMMATIZER) in pairwise(nlp.pipe_names):
-        if can_remember(nlp.get_pipe(_RULER), nlp.get_pipe(_LEMMATIZER)):
-            nlp.add_pipe(_FACTORY, before=_RULER)
-            nlp.remove_pipe(_RULER)
-            nlp.remove_pipe(_LEMMATIZER)
-    return nlp
-
-
-@Language.factory(_FACTORY)
-def _word_rules(nlp: Language, name: str) -> WordRules:
-    return WordRules(nlp.get_pipe(_RULER), nlp.get_pipe(_LEMMATIZER))
-
-
-def can_remember(ruler: AttributeRuler, lemmatizer: Lemmatizer) -> bool:
-    """Whether both look at no more than what `WordRules` knows of."""
+def can_remember(ruler: object, lemmatizer: object) -> bool:
+    """Whether both are what they should be and look at no more than `WordRules` knows of."""
     return (
         type(ruler) is AttributeRuler
         and type(lemmatizer) in _LEMMATIZERS
