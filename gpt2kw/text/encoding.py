@@ -27,7 +27,6 @@ from gpt2kw.text.keywords import (
     choose_keywords,
     extract_keywords,
     find_spacy_model,
-    load_spacy,
     split_keywords,
     straighten_quotes,
 )
@@ -215,11 +214,10 @@ class _Encoder:
     @cached_property
     def _pipeline(self) -> "Pipeline":
         # With the first batch and not before: what is raised there reaches the caller.
-        nlp = load_spacy(self._options.spacy_model)
-        # Imports spaCy, which the command does not need.
-        from gpt2kw.text.pipeline import Pipeline
+        # The import is spaCy's, which the command itself does without.
+        from gpt2kw.text.pipeline import load_pipeline
 
-        return Pipeline(nlp)
+        return load_pipeline(self._options.spacy_model)
 
     def run(self, records: list[Record]) -> list[_Encoded]:
         """Return the documents of each record."""

@@ -7,10 +7,23 @@ from functools import partial
 from spacy.language import Language, PipeCallable
 from spacy.pipeline import DependencyParser, EntityRecognizer
 from spacy.tokens import Doc
+from thinc.api import use_ops
 
+from gpt2kw.text.keywords import load_spacy
 from gpt2kw.text.word_rules import WordRules, can_remember
 
 _Step = Callable[[list[Doc]], list[Doc]]
+
+
+def load_pipeline(name: str) -> "Pipeline":
+    """Load spaCy's model `name`.
+
+    Raises:
+        UserError: as `load_spacy` does.
+    """
+    # BLIS, which spaCy would take, has nothing for AVX-512. numpy's library has.
+    with use_ops("numpy", use_blis=False):
+        return Pipeline(load_spacy(name))
 
 
 class Pipeline:
