@@ -20,7 +20,7 @@ from gpt2kw.errors import UserError
 Item = TypeVar("Item", contravariant=True)
 Result = TypeVar("Result", covariant=True)
 
-_BATCH = 128
+_BATCH = 256
 """Items per call of a worker: small enough that no worker waits long at the end."""
 _QUEUED = 3
 """Batches that each worker holds, so that it never waits for the next one."""

@@ -1,5 +1,6 @@
 """spaCy's pipelines with the same results in less time."""
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,6 +15,9 @@ from gpt2kw.text.word_rules import WordRules, can_remember
 
 _Step = Callable[[list[Doc]], list[Doc]]
 
+_PORTION = 50_000
+"""Characters of texts that go through a step together; they need about 1 KB each."""
+
 
 def load_pipeline(name: str) -> "Pipeline":
     """Load spaCy's model `name`.
@@ -21,9 +25,12 @@ def load_pipeline(name: str) -> "Pipeline":
     Raises:
         UserError: as `load_spacy` does.
     """
-    # BLIS, which spaCy would take, has nothing for AVX-512. numpy's library has.
+    # BLIS, which spaCy would take, does without AVX-512 where numpy's library has it.
     with use_ops("numpy", use_blis=False):
-        return Pipeline(load_spacy(name))
+        pipeline = Pipeline(load_spacy(name))
+    # So that the garbage collector need not go through the model again and again.
+    gc.freeze()
+    return pipeline
 
 
 class Pipeline:
@@ -51,6 +58,9 @@ class Pipeline:
 
     def __call__(self, texts: list[str]) -> list[Doc]:
         """Return a document for each text."""
+        return [doc for portion in _portions(texts) for doc in self._process(portion)]
+
+    def _process(self, texts: list[str]) -> list[Doc]:
         docs = [self._nlp.make_doc(text) for text in texts]
         for step in self._steps:
             docs = step(docs)
@@ -65,6 +75,20 @@ class Pipeline:
             finally:
                 for rules in self._rules:
                     rules.forget()
+
+
+def _portions(texts: list[str]) -> Iterator[list[str]]:
+    """Yield the texts in lists of a bounded number of characters, but at least one text."""
+    portion: list[str] = []
+    room = _PORTION
+    for text in texts:
+        if portion and len(text) > room:
+            yield portion
+            portion, room = [], _PORTION
+        portion.append(text)
+        room -= len(text)
+    if portion:
+        yield portion
 
 
 def _one_by_one(component: PipeCallable, docs: list[Doc]) -> list[Doc]:

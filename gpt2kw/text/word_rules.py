@@ -110,7 +110,7 @@ class WordRules:
 
     def forget(self) -> None:
         """Forget all words, as spaCy's vocabulary does at the end of a memory zone."""
-        for memory in (self._named, self._answers, self._lemmas):
+        for memory in (self._named, self._answers, self._lemmas, self._lemmatizer.cache):
             memory.clear()
 
 
