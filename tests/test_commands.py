@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -144,6 +145,7 @@ BAD_CALLS = [
     (("encode", "titles.csv", "-o", "o.txt", "--wrokers", "2"), ["--wrokers", "--help"]),
     (("encode", "titles.csv", "-o", "/proc/o.txt"), ["/proc"]),
     (("decode", "titles.csv"), ["holds no document"]),
+    (("decode", "titles.csv", "--format", "csv"), ["holds no document"]),
     (("decode", "titles.csv", "--sections", "titles"), ["did you mean 'title'"]),
     (("decode", "titles.csv", "--format", "xml"), ["xml"]),
     (("finetune", "none.txt"), ["can't read none.txt"]),
@@ -212,11 +214,14 @@ def test_the_list_of_commands_has_a_line_for_each(tmp_path):
 def test_help_shows_every_option_with_its_default(tmp_path, name):
     result = run_command(name, "--help", cwd=tmp_path, COLUMNS="200")
     assert result.returncode == 0
+    # An option's own lines go from its name to the next one's.
+    entries = re.split(r"^[│|] (?=-)", result.stdout, flags=re.M)
     for option, value in vars(_with_defaults(OPTIONS[name])).items():
-        if option not in ("source", "text", "file", "output", "header", "run", "folder"):
-            assert f"--{option.replace('_', '-')}" in result.stdout
-            if value not in (None, (), ""):
-                assert f"default: {value})".replace("('title',)", "title") in result.stdout
+        if option not in ("source", "text", "file", "output", "run", "folder"):
+            flag = "--no-header" if option == "header" else f"--{option.replace('_', '-')}"
+            (entry,) = [entry for entry in entries if entry.startswith(f"{flag} ")]
+            shown = shlex.join(value if isinstance(value, tuple) else [str(value)])
+            assert f"(default: {shown})" in entry
 
 
 def _with_defaults(options):
@@ -238,7 +243,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path, training_text):
 def readme_calls():
     text = README.read_text("utf-8").replace("\\\n", " ")
     for line in re.findall(r"^ {4}(?:\$ )?(python -m gpt2kw\.\w+ .*)$", text, re.M):
-        _, _, module, *arguments = __import__("shlex").split(line, comments=True)
+        _, _, module, *arguments = shlex.split(line, comments=True)
         yield module.removeprefix("gpt2kw."), arguments
 
 

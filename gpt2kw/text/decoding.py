@@ -100,14 +100,16 @@ def decode_file(options: DecodeOptions | None = None, **fields: Any) -> DecodeRe
     if options.output:
         check_not_source(options.output, [options.file])
     documents = unfinished = strays = 0
+    write = None
     with atomic_writer_or_stdout(options.output) as file:
-        write = _WRITERS[options.format](file, options)
         for document in iter_documents(read_chunks(options.file)):
             strays += bool(document.stray)
             if document.record == Record() and not document.finished:
                 continue
             documents += 1
             unfinished += not document.finished
+            # Not before there is a document: a CSV's writer begins with the header.
+            write = write or _WRITERS[options.format](file, options)
             write(_pick(document, options.sections))
         if not documents:
             raise UserError(f"{options.file} holds no document", "give a file that encode wrote")

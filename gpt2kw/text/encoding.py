@@ -27,7 +27,6 @@ from gpt2kw.text.keywords import (
     choose_keywords,
     extract_keywords,
     find_spacy_model,
-    load_spacy,
     split_keywords,
     straighten_quotes,
 )
@@ -36,7 +35,7 @@ from gpt2kw.text.sources import Field, check_source, read_rows
 from gpt2kw.text.tally import Tally
 
 if TYPE_CHECKING:
-    from spacy.language import Language
+    from gpt2kw.text.pipeline import Pipeline
 
 _KEYWORD_TEXT = 5_000
 """Characters of a text that keywords are taken from: a parse needs memory for each."""
@@ -213,9 +212,12 @@ class _Encoder:
         self._zone = ExitStack()
 
     @cached_property
-    def _nlp(self) -> "Language":
+    def _pipeline(self) -> "Pipeline":
         # With the first batch and not before: what is raised there reaches the caller.
-        return load_spacy(self._options.spacy_model)
+        # The import is spaCy's, which the command itself does without.
+        from gpt2kw.text.pipeline import load_pipeline
+
+        return load_pipeline(self._options.spacy_model)
 
     def run(self, records: list[Record]) -> list[_Encoded]:
         """Return the documents of each record."""
@@ -228,16 +230,16 @@ class _Encoder:
         options = self._options
         if options.keywords_field:
             return [split_keywords(r.keywords or "", options.keyword_sep) for r in records]
-        texts = (
+        texts = [
             straighten_quotes((getattr(record, options.keyword_gen) or "")[:_KEYWORD_TEXT])
             for record in records
-        )
+        ]
         if self._batches % _BATCHES_REMEMBERED == 0:
             # Outside a zone spaCy remembers every word that it has ever met.
             self._zone.close()
-            self._zone.enter_context(self._nlp.memory_zone())
+            self._zone.enter_context(self._pipeline.memory_zone())
         self._batches += 1
-        docs = self._nlp.pipe(texts, batch_size=len(records))
+        docs = self._pipeline(texts)
         return [extract_keywords(doc, options.keyword_length_max) for doc in docs]
 
     def _encode_record(self, record: Record, keywords: list[str]) -> _Encoded:

@@ -20,7 +20,7 @@ from the marks:
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 
 START = "<|startoftext|>"
 END = "<|endoftext|>"
@@ -66,8 +66,8 @@ def to_pieces(record: Record, finished: bool = True) -> list[Piece]:
     pieces = [(START, "")]
     pieces += [
         (tag, content)
-        for tag, content in zip(TAGS.values(), astuple(record), strict=True)
-        if content is not None
+        for section, tag in TAGS.items()
+        if (content := getattr(record, section)) is not None
     ]
     if finished:
         pieces.append((END, ""))
