@@ -118,11 +118,10 @@ def finetune_on_cluster(
     """
     _prepare(options, checkpoint)
     with (
-        connected(options.address, max(options.workers, os.cpu_count() or 1)),
+        connected(options.address),
         tempfile.TemporaryDirectory() as bookkeeping,
     ):
         scaling = _scaling(options.workers)
-        log.info("%d processes on the ray cluster", scaling.num_workers)
         mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
         trainer = TensorflowTrainer(
             _work,
@@ -138,6 +137,8 @@ def finetune_on_cluster(
         )
         try:
             return _watched(trainer, mailbox, options, checkpoint, progress)
+        except (TrainingFailedError, ray.exceptions.RayError) as failure:
+            raise _as_user_error(failure) from failure
         finally:
             # If this is not the end, processes take it for a wish to stop.
             ray.kill(mailbox)
@@ -149,8 +150,8 @@ def _prepare(options: FinetuneOptions, checkpoint: Checkpoint | None) -> None:
     from gpt2kw.training.loop import first_model
 
     model = checkpoint.load_model() if checkpoint else first_model(options)
-    for text in (options.text, options.validation_text):
-        if text is not None:
+    for text in (options.text, options.validation_text if options.validate_every else None):
+        if text:
             open_corpus(text, checksum(text), model.tokenizer, model.context, TOKENS_FOLDER)
 
 
@@ -226,13 +227,11 @@ def _watched(
                 run = Run.named(options.run_name).folder
                 return FinetuneReport(run, done, ended_by, stop.signal)
     if failures:
-        raise _as_user_error(failures[0]) from failures[0]
+        raise failures[0]
     return ray.get(mailbox.report.remote())
 
 
-def _as_user_error(failure: BaseException) -> BaseException:
-    if not isinstance(failure, (TrainingFailedError, ray.exceptions.RayError)):
-        return failure
+def _as_user_error(failure: BaseException) -> UserError:
     cause = _cause(failure)
     if isinstance(cause, UserError):
         return cause
@@ -253,7 +252,11 @@ def _cause(error: BaseException) -> BaseException:
 
 def _reason(error: BaseException) -> str:
     cause = _cause(error)
-    return shorten(f"{type(cause).__name__}: {cause}", 200, placeholder=" ...")
+    said = str(cause).strip()
+    if isinstance(cause, ray.exceptions.RayError):
+        # The lines behind the first are ray's names for things.
+        said = said.partition("\n")[0]
+    return shorten(f"{type(cause).__name__}: {said}", 200, placeholder=" ...")
 
 
 # The side of the processes, whose imports of TensorFlow the driver's helpers don't need.
@@ -314,6 +317,7 @@ def _train(task: _Task, context: Any, chief: bool, stop: Stop, bar: Any) -> Fine
     training = start_training(options, task.settings, checkpoint, team)
     if chief:
         ray.get(task.mailbox.begin.remote())
+        log.info("%d processes train together", context.get_world_size())
     return training.run_to_end(stop, bar)
 
 

@@ -44,7 +44,7 @@ class Team:
         self.of_chief(0)
 
     def _of_chief(self, number: int) -> tf.Tensor:
-        return self._summed(tf.constant(number if self.chief else 0, tf.float64))
+        return self._summed(tf.constant(float(number if self.chief else 0), tf.float64))
 
     def _sum(self, number: tf.Tensor) -> tf.Tensor:
         def one(number: tf.Tensor) -> tf.Tensor:
