@@ -55,7 +55,9 @@ def test_the_whole_path_from_a_table_to_new_titles(tmp_path, tiny_model):
     assert trained.returncode == 0, trained.stderr
     assert trained.stdout == ""
     assert "step 20: samples" in trained.stderr
-    assert re.search(r"run1 is at step 20: loss \d", trained.stderr)
+    assert re.search(r"\nsteps   20 of 20\ntokens  [\d,]+\ntime    0 min", trained.stderr)
+    assert re.search(r"\nloss    best validation \d\.\d+ .* at step 20", trained.stderr)
+    assert trained.stderr.endswith('generate --run-name run1 --keywords "cats"\n')
 
     call = ("generate", "--keywords", "cats wall", "--seed", 1, "--nsamples", 5)
     generated = run_command(*call, cwd=tmp_path)
@@ -99,13 +101,14 @@ def test_a_stopped_run_is_saved_and_goes_on(tmp_path, training_text, tiny_model,
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number
     assert "Traceback" not in said
-    step = int(re.search(r"stopped and saved at step (\d+); the same command goes on", said)[1])
+    steps = re.search(r"steps   ([\d,]+) of 100,000, stopped and saved; the same command", said)[1]
+    step = int(steps.replace(",", ""))
     assert Run(tmp_path / "checkpoint/run1").latest().step == step
     again = start_finetune(tmp_path, training_text, tiny_model, step + 3)
     said = again.communicate(timeout=60)[1]
     assert again.returncode == 0
     assert f"going on from checkpoint/run1/ckpt-{step}" in said
-    assert f"is at step {step + 3}" in said
+    assert f"steps   {step + 3:,} of {step + 3:,}\n" in said
 
 
 def test_a_killed_run_goes_on_from_its_newest_checkpoint(tmp_path, training_text, tiny_model):
@@ -118,7 +121,7 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(tmp_path, training_text
     said = last.communicate(timeout=60)[1]
     assert last.returncode == 0, said
     assert re.search(r"going on from checkpoint/run1/ckpt-(80|120)", said)
-    assert "is at step 130" in said
+    assert "steps   130 of 130\n" in said
     lines = (tmp_path / "checkpoint/run1/metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines if '"loss"' in line]
     assert steps == list(range(10, 131, 10))

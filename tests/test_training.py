@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from gpt2kw import Generator, finetune
 from gpt2kw.errors import UserError
 from gpt2kw.model.folder import Model
 from gpt2kw.model.runs import Run
-from gpt2kw.text.format import Record, render
 from gpt2kw.text.tally import Tally
-from gpt2kw.training.documents import BatchOrder, TokenDocuments, drop_categories, read_records
+from gpt2kw.training.corpus import read_records
 from gpt2kw.training.options import FinetuneOptions
+from gpt2kw.training.window import Window
 
 RUN = Path("checkpoint/run1")
 
@@ -81,28 +81,55 @@ def test_a_run_learns_its_text_and_generates_from_it(settings):
     assert all("cat" in title.lower() for title in titles)
 
 
-def test_a_resumed_run_equals_an_undisturbed_one(settings):
-    whole = finetune(**settings | {"run_name": "whole"})
-    finetune(**settings | {"steps": 20, "save_every": 7})
+def everything(run):
+    """The arrays of the last checkpoint, and all numbers that were written down but speeds."""
+    folder = Path("checkpoint") / run
+    arrays = load_file(folder / "ckpt-20/model.safetensors")
+    arrays |= load_file(folder / "ckpt-20/optimizer.safetensors")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    changing = ("tokens_per_second", "input_wait")
+    return arrays, [{k: v for k, v in line.items() if k not in changing} for line in lines]
+
+
+def interrupted_after_7_steps(settings):
+    """Leave what a run leaves that is killed before step 14: in the middle of a window."""
+    finetune(**settings | {"save_every": 7, "keep": 9})
     for checkpoint in Run(RUN).checkpoints():
         if checkpoint.step > 7:
             shutil.rmtree(checkpoint.folder)
-    resumed = finetune(**settings)
-    assert resumed.step == whole.step == 20
-    assert steps_kept() == [7, 10, 20]
-    a, b = (load_file(f"checkpoint/{name}/ckpt-20/model.safetensors") for name in ("whole", "run1"))
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name])
+    assert steps_kept() == [7]
 
 
-def test_each_document_is_seen_once_an_epoch_and_the_order_depends_on_the_step_alone():
-    order = BatchOrder(np.arange(1, 104), 10, seed=3)
-    epochs = [[order.numbers(step) for step in range(e * 11, e * 11 + 11)] for e in (0, 1)]
-    for epoch in epochs:
-        assert sorted(np.concatenate(epoch)) == list(range(103))
-    assert not np.array_equal(np.concatenate(epochs[0]), np.concatenate(epochs[1]))
-    late = BatchOrder(np.arange(1, 104), 10, seed=3)
-    np.testing.assert_array_equal(late.numbers(15), epochs[1][4])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(settings, precision):
+    settings |= {"dropout": 0.1, "category_dropout": 0.3, "precision": precision}
+    finetune(**settings | {"run_name": "whole"})
+    interrupted_after_7_steps(settings)
+    finetune(**settings)
+    arrays, numbers = everything("run1")
+    for name, array in everything("whole")[0].items():
+        np.testing.assert_array_equal(array, arrays[name], err_msg=name)
+    assert numbers == everything("whole")[1]
+
+
+@pytest.mark.parametrize("forgotten", ["optimizer", "place", "window"])
+def test_what_a_checkpoint_holds_is_needed(settings, monkeypatch, forgotten):
+    """The comparison above would notice each of these."""
+    from gpt2kw.training import loop
+    from gpt2kw.training.step import TrainStep
+
+    finetune(**settings | {"run_name": "whole"})
+    interrupted_after_7_steps(settings)
+    if forgotten == "optimizer":
+        monkeypatch.setattr(TrainStep, "restore", lambda *_: None)
+    elif forgotten == "place":
+        monkeypatch.setattr(loop._Progress, "of", lambda _: loop._Progress())
+    else:
+        monkeypatch.setattr(loop, "Window", lambda **_: Window())
+    finetune(**settings)
+    (arrays, numbers), (wanted, whole) = everything("run1"), everything("whole")
+    same = all(np.array_equal(wanted[name], arrays[name]) for name in wanted)
+    assert not (same and numbers == whole)
 
 
 def test_validation_loss_is_the_mean_over_all_tokens(settings, training_text):
@@ -139,12 +166,24 @@ def test_a_run_describes_itself(trained):
 
 def test_samples_are_written_down(settings):
     finetune(**settings | {"sample_every": 20, "sample_keywords": "cat"})
-    assert (RUN / "samples.txt").read_text().startswith("step 20\n")
+    assert len((RUN / "samples/20.txt").read_text().splitlines()) == 4
 
 
 def test_only_the_newest_checkpoints_are_kept(settings):
-    finetune(**settings | {"save_every": 4, "keep": 2})
+    finetune(**settings | {"save_every": 4, "keep": 2, "validate_every": 0})
     assert steps_kept() == [16, 20]
+
+
+def test_the_best_checkpoint_is_kept_and_used(settings):
+    # So high a rate that the validation loss gets worse again.
+    options = {"learning_rate": 0.5, "validate_every": 2, "save_every": 2, "keep": 1}
+    report = finetune(**settings | options | {"spike": 0.0, "schedule": "constant"})
+    losses = metrics("validation_loss")
+    best = min(losses, key=losses.get)
+    assert report.best == (best, losses[best])
+    assert best < 20
+    assert steps_kept() == [best, 20]
+    assert Run(RUN).best().step == best
 
 
 def test_a_run_that_is_done_does_nothing(trained, caplog):
@@ -239,28 +278,6 @@ def test_text_without_a_usable_document_is_an_error(settings, here, content, mes
     assert not RUN.exists()
 
 
-def test_documents_that_are_not_used_or_cut_are_counted(tiny_model, tmp_path):
-    tally = Tally()
-    path = tmp_path / "t.txt"
-    long = render(Record(title="word " * 100))
-    path.write_text(f"{render(Record(title='a'))}\n{long}\n<|startoftext|>~@cut\n")
-    found = list(read_records(path, tally))
-    documents = TokenDocuments(found, Model.load(tiny_model).tokenizer, 64, tally)
-    assert documents.lengths.tolist()[1] == 64
-    assert tally.lines() == [
-        "1 documents without an end mark, not used (document 3)",
-        "1 documents cut to 64 tokens (document 2)",
-    ]
-
-
-def test_a_share_of_the_categories_is_dropped_and_the_rest_stays():
-    before = [Record("cats", "", f"title {n}") for n in range(1000)]
-    after = drop_categories(before, 0.2, 0)
-    assert 150 < sum(record.category is None for record in after) < 250
-    assert [record.title for record in after] == [record.title for record in before]
-    assert drop_categories(before, 0.0, 0) == before
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -295,8 +312,8 @@ def test_a_loss_that_is_no_number_ends_the_run_without_a_checkpoint(settings, ti
     broken.weights["transformer.ln_f.bias"][0] = math.nan
     (here / "broken").mkdir()
     broken.save(here / "broken")
-    with pytest.raises(UserError, match="the loss is nan at step 7; lower --learning-rate"):
-        finetune(**settings | {"model": str(here / "broken"), "save_every": 7})
+    with pytest.raises(UserError, match="the loss is nan at step 10; lower --learning-rate"):
+        finetune(**settings | {"model": str(here / "broken"), "save_every": 10})
     assert Run(RUN).checkpoints() == []
 
 
@@ -305,7 +322,8 @@ def test_decay_shrinks_weights_but_no_biases_and_norms():
     from gpt2kw.training.optimizer import AdamW
 
     variables = [tf.Variable([1.0], name=f"layer/{part}") for part in ("weight", "bias", "gamma")]
-    AdamW(0.1, weight_decay=0.5).apply_gradients([(tf.zeros([1]), v) for v in variables])
+    decay = AdamW(0.1, weight_decay=0.5)
+    decay.apply_if(tf.constant(True), [(tf.zeros([1]), v) for v in variables])
     assert [float(variable[0]) for variable in variables] == pytest.approx([0.95, 1.0, 1.0])
 
 
@@ -317,15 +335,177 @@ def test_nothing_is_set_aside_before_all_options_are_known_to_work(trained):
     assert steps_kept() == [10, 20]
 
 
-def test_settings_that_change_the_order_of_documents_are_said(trained, caplog):
-    with caplog.at_level("WARNING", "gpt2kw"):
-        finetune(**trained | {"steps": 22, "batch_size": 4})
-    assert "--batch-size is not what checkpoint/run1 was started with" in caplog.text
-    assert "--seed" not in caplog.text
-    assert "the text" not in caplog.text
+def test_settings_that_change_on_the_way_are_said(trained, caplog):
+    with caplog.at_level("INFO", "gpt2kw"):
+        finetune(**trained | {"steps": 22, "learning_rate": 0.02})
+    assert "changed since the run began: --steps 20 is now 22, --learning-rate 0.01" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seed", 3), ("batch_size", 4), ("category_dropout", 0.1), ("loss_on", "text")],
+)
+def test_settings_that_make_it_another_run_are_refused(trained, name, value):
+    option = name.replace("_", "-")
+    message = f"was started from --{option} {trained.get(name, '.*')}, not {value}; .*--model"
+    with pytest.raises(UserError, match=message):
+        finetune(**trained | {"steps": 22, name: value})
+
+
+def test_another_text_is_another_run(trained, training_text, here):
+    other = here / "other.txt"
+    other.write_text(training_text.read_text() + training_text.read_text())
+    with pytest.raises(UserError, match="was started from another text"):
+        finetune(**trained | {"steps": 22, "text": other})
 
 
 def test_sample_keywords_that_can_t_be_used_end_the_run_before_it_begins(settings):
     with pytest.raises(UserError, match="only punctuation"):
         finetune(**settings | {"sample_every": 10, "sample_keywords": "!!!"})
     assert not RUN.exists()
+
+
+def test_a_run_stops_when_its_time_is_over_and_goes_on(settings):
+    report = finetune(**settings | {"max_minutes": 1e-6})
+    assert (report.ended_by, report.step) == ("minutes", 0)
+    assert finetune(**settings).step == 20
+
+
+def test_a_run_stops_when_validation_gets_no_better(settings):
+    options = {"learning_rate": 0.5, "validate_every": 1, "patience": 2, "spike": 0.0}
+    report = finetune(**settings | options)
+    assert report.ended_by == "patience"
+    assert report.best[0] == report.step - 2
+    assert finetune(**settings | options).step == report.step
+
+
+def test_one_step_that_is_no_number_changes_nothing_and_is_said(settings, monkeypatch, caplog):
+    from gpt2kw.training.step import TrainStep
+
+    train = TrainStep.train
+
+    def overflow(self, batch, step):
+        if step != 3:
+            return train(self, batch, step)
+        before = self.weights()
+        self.loss_scale = math.inf
+        result = train(self, batch, step)
+        self.loss_scale = 1.0
+        for name, weight in self.weights().items():
+            np.testing.assert_array_equal(weight, before[name])
+        return result
+
+    monkeypatch.setattr(TrainStep, "train", overflow)
+    with caplog.at_level("WARNING", "gpt2kw"):
+        report = finetune(**settings)
+    assert "step 10: 1 of the last 10 steps had a loss or gradient that is no number" in caplog.text
+    assert report.step == 20
+    assert math.isfinite(report.loss)
+
+
+def spoil_from(step, monkeypatch):
+    """Make each training step from `step` on lose its weights, once."""
+    from gpt2kw.training.step import TrainStep
+
+    train = TrainStep.train
+    spoiled = []
+
+    def spoil(self, batch, done):
+        if done == step and not spoiled:
+            spoiled.append(done)
+            self.take_weights({name: weight * 9 for name, weight in self.weights().items()})
+        return train(self, batch, done)
+
+    monkeypatch.setattr(TrainStep, "train", spoil)
+
+
+LONG = {"steps": 140, "save_every": 60, "validate_every": 0, "learning_rate": 0.001}
+
+
+def test_a_jump_of_the_loss_leads_back_to_the_checkpoint_and_past_the_documents(
+    settings, monkeypatch, caplog
+):
+    spoil_from(125, monkeypatch)
+    with caplog.at_level("WARNING", "gpt2kw"):
+        report = finetune(**settings | LONG)
+    assert "step 130: the loss jumped from" in caplog.text
+    assert "going on from checkpoint/run1/ckpt-120, past the documents since" in caplog.text
+    losses = metrics("loss")
+    assert report.step == 140
+    assert list(losses) == list(range(10, 150, 10))
+    assert losses[140] < losses[10]
+    state = json.loads((RUN / "ckpt-140/state.json").read_text())["training"]["progress"]
+    assert state["restores"] == 1
+    # 150 batches were gone through, not 140: an epoch of these has 6.
+    assert state["place"]["epoch"] >= 24
+
+
+def test_a_jump_of_the_loss_can_end_the_run_or_be_gone_past(settings, monkeypatch, caplog):
+    spoil_from(125, monkeypatch)
+    with pytest.raises(UserError, match=r"jumped from .* at step 130; lower .*is checkpoint/run1"):
+        finetune(**settings | LONG | {"on_divergence": "stop"})
+    with caplog.at_level("WARNING", "gpt2kw"):
+        finetune(**settings | LONG | {"on_divergence": "continue", "run_name": "on"})
+    assert Run(RUN.with_name("on")).latest().step == 140
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(settings):
+    with Run.named("run1").lock():
+        with pytest.raises(UserError, match="another process is training checkpoint/run1"):
+            finetune(**settings)
+
+
+def test_a_checkpoint_that_can_t_be_written_ends_the_run_with_the_one_before(settings, monkeypatch):
+    from gpt2kw.model import runs
+
+    def full(arrays, path):
+        if "draft" in str(path) and ".ckpt-20" in str(path):
+            raise OSError(28, "No space left on device")
+        save_file(arrays, path)
+
+    monkeypatch.setattr(runs, "save_file", full)
+    with pytest.raises(UserError, match="can't write .*ckpt-20: No space left"):
+        finetune(**settings)
+    assert steps_kept() == [10]
+    assert not list(RUN.glob(".ckpt*"))
+
+
+def test_accumulating_parts_of_a_batch_is_the_same_step(settings):
+    whole = finetune(**settings | {"run_name": "whole"})
+    parts = finetune(**settings | {"accumulate": 3})
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-4)
+    assert parts.validation_loss == pytest.approx(whole.validation_loss, rel=1e-4)
+
+
+def test_only_the_transformer_s_layers_and_the_marks_can_be_trained(settings, tiny_model):
+    finetune(**settings | {"only_train_transformer_layers": True})
+    before, after = Model.load(tiny_model), Model.load(RUN / "ckpt-20")
+    changed = {n for n in before.weights if not np.array_equal(before.weights[n], after.weights[n])}
+    wte = "transformer.wte.weight"
+    assert {name for name in changed if ".h." not in name} == {wte}
+    assert all(name in changed for name in before.weights if ".h." in name)
+    rows = np.flatnonzero((before.weights[wte] != after.weights[wte]).any(axis=1))
+    assert set(rows) <= set(before.tokenizer.mark_ids)
+
+
+def test_a_learning_rate_is_found_that_learns(settings):
+    from gpt2kw.training.rates import find_learning_rate
+
+    report = find_learning_rate(**settings)
+    assert 1e-4 < report.suggested < 0.1
+    assert min(report.losses) < report.losses[0] - 1
+    assert not RUN.exists()
+
+
+def test_the_losses_are_drawn(trained):
+    assert (RUN / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tensorboard_forgets_what_is_done_again(trained):
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+    shutil.rmtree(RUN / "ckpt-20")
+    finetune(**trained)
+    events = EventAccumulator(str(RUN / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Tensors("loss")] == [10, 20]

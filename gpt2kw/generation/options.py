@@ -24,7 +24,7 @@ class GenerateOptions:
     nsamples: int = 10
     """How many texts."""
     run_name: str | None = None
-    """The run in checkpoint/ whose newest checkpoint is used. Default: run1."""
+    """The run in checkpoint/ whose best checkpoint is used. Default: run1."""
     model: str | None = None
     """A fine-tuned model to use instead of a run: a folder, or a name on the hub."""
     temperature: float = 0.7

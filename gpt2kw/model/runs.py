@@ -26,7 +26,7 @@ from safetensors.numpy import load_file, save_file
 
 from gpt2kw.errors import UserError, did_you_mean
 from gpt2kw.model.folder import Model
-from gpt2kw.text.files import output_errors, to_disk
+from gpt2kw.text.files import made_folder, output_errors, to_disk
 
 CHECKPOINT_FOLDER = Path("checkpoint")
 """Where runs are kept, below the folder that a command runs in."""
@@ -275,17 +275,23 @@ class Run:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes from training this run; `UserError` if one does."""
-        with output_errors(self.folder):
-            self.lock_file.parent.mkdir(parents=True, exist_ok=True)
-            file = open(self.lock_file, "w")  # noqa: SIM115  (closed below)
-        with file:
+        path = self.lock_file
+        with contextlib.ExitStack() as stack:
+            with output_errors(path):
+                stack.enter_context(made_folder(path.parent))
+                file = stack.enter_context(open(path, "w"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+                # Else this is the file of one who ended meanwhile, and others make a new one.
+                mine = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+            except (BlockingIOError, FileNotFoundError):
+                mine = False
+            if not mine:
                 raise UserError(
                     f"another process is training {self.folder}",
                     "wait for it, or choose another --run-name",
-                ) from error
+                )
+            stack.callback(path.unlink)
             yield
 
     def set_aside(self) -> Path:

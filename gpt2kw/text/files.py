@@ -148,6 +148,19 @@ def atomic_writer_or_stdout(path: str | Path | None) -> Iterator[IO[str]]:
 
 
 @contextlib.contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder with its parents; take away again, at the end, those that stayed empty."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            for path in missing:
+                path.rmdir()
+
+
+@contextlib.contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
     """A hidden folder beside `path`, so that what is made in it can be renamed to `path`."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:

@@ -119,13 +119,14 @@ class BatchOrder:
         """Yield batches without end, each with the place behind it."""
         pools = -(-len(self._corpus) // self._pool_size)
         while True:
-            if place.pool >= pools:
-                place = Place(place.epoch + 1)
             batches = list(self._pool(place.epoch, place.pool))
             for number in range(place.batch, len(batches)):
-                place = Place(place.epoch, place.pool, number + 1)
-                if number + 1 == len(batches):
+                if number + 1 < len(batches):
+                    place = Place(place.epoch, place.pool, number + 1)
+                elif place.pool + 1 < pools:
                     place = Place(place.epoch, place.pool + 1)
+                else:
+                    place = Place(place.epoch + 1)
                 yield batches[number], place
 
     def _pool(self, epoch: int, pool: int) -> Iterator[Batch]:

@@ -17,7 +17,7 @@ from gpt2kw.errors import UserError
 from gpt2kw.model.folder import About
 from gpt2kw.model.runs import checksum as stream_checksum
 from gpt2kw.model.tokenizer import Tokenizer
-from gpt2kw.text.files import output_errors, read_chunks, scratch_folder
+from gpt2kw.text.files import made_folder, output_errors, read_chunks, scratch_folder
 from gpt2kw.text.format import SECTIONS, Record, iter_documents
 from gpt2kw.text.tally import Tally
 
@@ -101,12 +101,10 @@ def open_corpus(
     key = f"{_LAYOUT} {text_checksum} {context} {tokenizer.definition()}"
     folder = cache / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
     if not (folder / "about.json").exists():
-        with output_errors(cache):
-            cache.mkdir(parents=True, exist_ok=True)
-            with scratch_folder(folder) as draft:
-                _tokenise(text, tokenizer, context, draft / "corpus")
-                _forget_oldest(cache)
-                _keep_first(draft / "corpus", folder)
+        with output_errors(cache), made_folder(cache), scratch_folder(folder) as draft:
+            _tokenise(text, tokenizer, context, draft / "corpus")
+            _forget_oldest(cache)
+            _keep_first(draft / "corpus", folder)
     os.utime(folder)
     return _mapped(folder)
 

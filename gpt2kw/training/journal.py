@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from gpt2kw.model.backend import tf
 from gpt2kw.model.runs import Run
 from gpt2kw.text.files import atomic_writer, output_errors
 
@@ -23,19 +25,18 @@ class Journal:
         _forget_samples(run, step)
         with output_errors(run.folder):
             self._metrics = open(run.metrics_file, "a", encoding="utf-8")  # noqa: SIM115
-            if step:
-                _forget_events(run, step)
-            self._board = tf.summary.create_file_writer(str(run.tensorboard_folder))
+            self._board = EventFileWriter(str(run.tensorboard_folder))
+        # With this, TensorBoard forgets later steps in the files of earlier calls.
+        self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def numbers(self, step: int, **values: float) -> None:
         """Write numbers down: a line of `metrics.jsonl`, and a scalar each for TensorBoard."""
         with output_errors(self._run.metrics_file):
             self._metrics.write(json.dumps({"step": step, **values}) + "\n")
             self._metrics.flush()
-        with self._board.as_default(step):
             for name, value in values.items():
-                tf.summary.scalar(name, value)
-        self._board.flush()
+                self._event(step, summary=scalar_pb(name, value))
+            self._board.flush()
 
     def samples(self, step: int, texts: Sequence[str]) -> None:
         """Write sample texts down, to `samples/<step>.txt`."""
@@ -43,8 +44,10 @@ class Journal:
             self._run.samples_folder.mkdir(exist_ok=True)
             with atomic_writer(self._run.samples_folder / f"{step}.txt") as file:
                 file.writelines(f"{text}\n" for text in texts)
-        with self._board.as_default(step):
-            tf.summary.text("samples", "\n\n".join(texts))
+            self._event(step, summary=text_pb("samples", "\n\n".join(texts)))
+
+    def _event(self, step: int, **content: SessionLog | Summary) -> None:
+        self._board.add_event(Event(wall_time=time.time(), step=step, **content))
 
     def close(self) -> None:
         """Close the files."""
@@ -88,11 +91,3 @@ def _forget_samples(run: Run, step: int) -> None:
     for path in run.samples_folder.glob("*.txt"):
         if path.stem.isdigit() and int(path.stem) > step:
             path.unlink()
-
-
-def _forget_events(run: Run, step: int) -> None:
-    """Tell TensorBoard that the events after `step`, in earlier files, count no more."""
-    writer = EventFileWriter(str(run.tensorboard_folder), filename_suffix=".restart")
-    start = SessionLog(status=SessionLog.START)
-    writer.add_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
-    writer.close()

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tqdm import tqdm
@@ -45,7 +45,7 @@ _RESTORES = 3
 class _Progress:
     """What a checkpoint holds beside weights and moments; JSON types alone."""
 
-    place: Place = Place()
+    place: Place = field(default_factory=Place)
     tokens: int = 0
     restores: int = 0
     best: tuple[int, float] | None = None

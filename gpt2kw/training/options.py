@@ -108,7 +108,7 @@ class FinetuneOptions:
         check_option("learning-rate", rate, rate is None or 0 < rate < 1, "more than 0, below 1")
         check_option("weight-decay", self.weight_decay, 0 <= self.weight_decay < 1, "0 to below 1")
         minutes = self.max_minutes
-        check_option("max-minutes", minutes, minutes is None or 0 < minutes, "more than 0")
+        check_option("max-minutes", minutes, minutes is None or minutes > 0, "more than 0")
         check_option("spike", self.spike, 0 <= self.spike < math.inf, "0 or more")
         norm = self.clip_norm
         check_option("clip-norm", norm, 0 < norm < math.inf, "more than 0")

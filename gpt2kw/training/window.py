@@ -4,7 +4,7 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from gpt2kw.training.batches import Batch
@@ -32,7 +32,7 @@ class Window:
     waited: float = 0.0
     """Seconds of these that went by until there was a batch."""
     norm: float = 0.0
-    _unread: list[StepResult] = field(default_factory=list)
+    _unread: list[StepResult] = field(default_factory=list, init=False)
 
     def add(self, batch: Batch, result: StepResult) -> None:
         """Count a step."""
@@ -59,7 +59,7 @@ class Window:
 
     def state(self) -> dict[str, Any]:
         """Return the sums that a checkpoint in the middle of a window holds."""
-        return {name: getattr(self, name) for name in ("nats", "counted", "steps", "lost")}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
 
 
 class Watch:
