@@ -41,6 +41,9 @@ def _settings(training_text, tiny_model):
         # Odd, so that the parts of a batch are not alike.
         "batch_size": 7,
         "learning_rate": 0.01,
+        "warmup_steps": 10,
+        # The same for any number of steps.
+        "schedule": "constant",
         "dropout": 0.0,
         "save_every": 10,
         "validate_every": 20,
@@ -74,19 +77,20 @@ def approximately(losses):
     return [(step, pytest.approx(loss, rel=1e-4)) for step, loss in losses]
 
 
-def when_at(step, action):
-    """Call `action` once the run in the current folder has written down `step`."""
+def in_turn(*plan):
+    """Do each action of `plan` once the run here has written down the step that it comes with."""
     metrics = Path.cwd() / RUN / "metrics.jsonl"
 
-    def wait():
+    def watch():
         deadline = time.monotonic() + 120
-        while not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
-            if time.monotonic() > deadline:
-                return
-            time.sleep(0.01)
-        action()
+        for step, action in plan:
+            while not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(0.01)
+            action()
 
-    thread = threading.Thread(target=wait, daemon=True)
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     return thread
 
@@ -107,50 +111,41 @@ def test_two_processes_reach_the_losses_of_one(settings, losses_of_one, here):
     assert losses() == approximately(losses_of_one)
     assert report.step == 60
     assert report.ended_by == "steps"
-    assert report.best[1] == losses_of_one[-1][1] == pytest.approx(report.validation_loss)
+    assert report.best == (60, losses()[-1][1])
     assert [c.step for c in Run(RUN).checkpoints()] == [40, 50, 60]
     assert (RUN / "samples/60.txt").exists()
     assert (RUN / "loss.png").exists()
     # One process writes, and nothing is left over beside it.
     assert len(list((RUN / "tensorboard").iterdir())) == 1
     assert {path.name for path in here.iterdir()} == {"checkpoint"}
-    # On one machine, it goes on as any run does; and here it has nothing to do.
-    assert finetune(**settings | {"workers": 0}).tokens == 0
-    assert finetune(**settings | {"address": None, "workers": 0, "steps": 61}).step == 61
+    # There is nothing left to do, for which no process is started.
+    assert finetune(**settings).tokens == 0
 
 
-def test_a_killed_process_costs_the_steps_since_the_checkpoint_and_no_more(
+def test_a_killed_process_costs_a_few_steps_and_a_signal_to_the_driver_ends_all(
     settings, losses_of_one, caplog
 ):
     (RUN / "ckpt-99").mkdir(parents=True)
-    killing = when_at(30, kill_the_chief)
+    watching = in_turn((20, kill_the_chief), (30, lambda: os.kill(os.getpid(), signal.SIGINT)))
     with caplog.at_level("INFO", "gpt2kw"):
-        report = finetune(**settings | {"restore_from": "fresh"})
-    killing.join()
+        report = finetune(**settings | {"steps": 100_000, "restore_from": "fresh"})
+    watching.join()
     assert "a process failed (ActorDiedError" in caplog.text
     assert "going on from checkpoint/run1/ckpt-" in caplog.text
-    assert report.step == 60
-    assert losses() == approximately(losses_of_one)
+    assert (report.ended_by, report.signal) == ("signal", signal.SIGINT)
+    assert 30 <= report.step < 100_000
+    assert Run(RUN).latest().step == report.step
+    both = min(len(losses()), len(losses_of_one))
+    assert both >= 4
+    assert losses()[:both] == approximately(losses_of_one[:both])
     # To begin afresh was asked for once, not for each start of the processes.
     assert [path.name for path in RUN.parent.glob("run1*")] == ["run1", "run1.1"]
 
 
-def test_a_signal_to_the_driver_ends_all_with_a_checkpoint(settings):
-    signalling = when_at(20, lambda: os.kill(os.getpid(), signal.SIGINT))
-    report = finetune(**settings | {"steps": 100_000, "save_every": 100_000})
-    signalling.join()
-    assert report.ended_by == "signal"
-    assert report.signal == signal.SIGINT
-    assert 20 <= report.step < 100_000
-    assert Run(RUN).latest().step == report.step
-
-
 def test_an_error_of_a_process_is_raised_once_as_it_is(settings):
-    started = time.monotonic()
     with pytest.raises(UserError, match="only punctuation"):
-        finetune(**settings | {"sample_keywords": "!!!"})
+        finetune(**settings | {"sample_keywords": "!!!", "workers": 1})
     assert not RUN.exists()
-    assert time.monotonic() - started < 60
 
 
 def test_a_cluster_that_is_too_small_is_an_error(settings):

@@ -129,7 +129,7 @@ def _connect(ray: Any, address: str, settings: dict[str, Any]) -> None:
             # Ray itself goes on trying for many minutes.
             socket.create_connection((match[1], int(match[2])), timeout=10).close()
         ray.init(address=address, **settings)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise UserError(
             f"can't reach ray at {address}: {error}", "check --address, or leave it out"
         ) from error
