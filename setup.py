@@ -22,7 +22,7 @@ setup(
         "ml-dtypes>=0.4",
         "numpy>=1.26",
         "pyarrow>=17",
-        "ray>=2.40",
+        "ray[train]>=2.51",
         "safetensors>=0.4.5",
         "spacy>=3.8,<3.9",
         # spaCy's small English model, as a package that an index can serve.

@@ -49,7 +49,7 @@ def users_of(library):
 def test_libraries_stand_in_their_rooms():
     assert users_of("tensorflow") == {"gpt2kw.model.backend"}
     assert users_of("spacy") == {f"gpt2kw.text.{m}" for m in ("keywords", "pipeline", "word_rules")}
-    assert users_of("ray") == {"gpt2kw.text.parallel"}
+    assert users_of("ray") == {"gpt2kw.text.parallel", "gpt2kw.training.cluster"}
     assert users_of("torch") == set()
     assert users_of("pickle") == set()
 

@@ -151,6 +151,11 @@ class Run:
         return self.folder / "tensorboard"
 
     @property
+    def lock_file(self) -> Path:
+        """What the process that trains the run holds."""
+        return self.folder.with_name(f".{self.folder.name}.lock")
+
+    @property
     def _settings_file(self) -> Path:
         return self.folder / "run.json"
 
@@ -196,6 +201,10 @@ class Run:
         ]
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 
+    def checkpoint(self, step: int) -> Checkpoint:
+        """Return the checkpoint of a step, which need not exist."""
+        return Checkpoint(self.folder / f"ckpt-{step}", step)
+
     def latest(self) -> Checkpoint:
         """Return the newest checkpoint; `UserError` if there is none."""
         if checkpoints := self.checkpoints():
@@ -238,7 +247,7 @@ class Run:
         keep: int,
     ) -> Checkpoint:
         """Write the checkpoint of `step`; keep the newest `keep` and the best, remove others."""
-        target = self.folder / f"ckpt-{step}"
+        target = self.checkpoint(step).folder
         draft = self.folder / f".ckpt-{step}.draft"
         with output_errors(target):
             for left_over in self.folder.glob(".ckpt-*.draft"):
@@ -261,12 +270,12 @@ class Run:
         for old in self.checkpoints()[:-keep]:
             if old != best:
                 shutil.rmtree(old.folder)
-        return Checkpoint(target, step)
+        return self.checkpoint(step)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes from training this run; `UserError` if one does."""
-        path = self.folder.with_name(f".{self.folder.name}.lock")
+        path = self.lock_file
         with contextlib.ExitStack() as stack:
             with output_errors(path):
                 stack.enter_context(made_folder(path.parent))

@@ -53,7 +53,7 @@ def worker_pool(
     Raises:
         UserError: ray can't be reached, or a worker raised it or died for good.
     """
-    with _connected(workers, address) as ray:
+    with connected(address, workers) as ray:
         cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
         actor = ray.remote(num_cpus=1, max_restarts=_DEATHS, max_task_retries=_DEATHS)(worker)
         actors = [actor.remote(*arguments) for _ in range(min(workers or cores, cores))]
@@ -91,8 +91,17 @@ def _map(ray: Any, actors: list[Any], items: Iterable[Item]) -> Iterator[Result]
 
 
 @contextmanager
-def _connected(workers: int, address: str | None) -> Iterator[Any]:
-    """Yield the ray module, connected. A ray that was started here is stopped again."""
+def connected(address: str | None, cores: int = 0) -> Iterator[Any]:
+    """Yield the ray module, connected. A ray that was started here is stopped again.
+
+    Args:
+        address: of a running cluster; None or "local" starts ray on this machine. A ray
+            that the program has connected to is used as it is.
+        cores: of a ray that is started here; 0 means all of the machine's.
+
+    Raises:
+        UserError: ray can't be reached.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
@@ -101,10 +110,10 @@ def _connected(workers: int, address: str | None) -> Iterator[Any]:
         return
     handler = signal.getsignal(signal.SIGTERM)
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
-    if address:
+    if address and address != "local":
         _connect(ray, address, quiet)
     else:
-        ray.init(address="local", num_cpus=workers or None, include_dashboard=False, **quiet)
+        ray.init(address="local", num_cpus=cores or None, include_dashboard=False, **quiet)
         _stop_autoscaler(ray)
     if threading.current_thread() is threading.main_thread():
         # Ray sets one of its own, which ends the program without a clean-up.
@@ -132,7 +141,7 @@ def _connect(ray: Any, address: str, settings: dict[str, Any]) -> None:
             # Ray itself goes on trying for many minutes.
             socket.create_connection((match[1], int(match[2])), timeout=10).close()
         ray.init(address=address, **settings)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise UserError(
             f"can't reach ray at {address}: {error}", "check --address, or leave it out"
         ) from error

@@ -104,10 +104,20 @@ def open_corpus(
         with output_errors(cache), made_folder(cache), scratch_folder(folder) as draft:
             _tokenise(text, tokenizer, context, draft / "corpus")
             _forget_oldest(cache)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(draft / "corpus", folder)
+            _keep_first(draft / "corpus", folder)
     os.utime(folder)
     return _mapped(folder)
+
+
+def _keep_first(draft: Path, folder: Path) -> None:
+    """Rename a draft to `folder`, unless another process has just made the same there."""
+    if not (folder / "about.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        os.replace(draft, folder)
+    except OSError:
+        if not (folder / "about.json").exists():
+            raise
 
 
 def _forget_oldest(cache: Path) -> None:

@@ -55,6 +55,19 @@ class Journal:
         self._board.close()
 
 
+class NoJournal:
+    """Takes what a `Journal` does and writes nothing: another process writes the same."""
+
+    def numbers(self, step: int, **values: float) -> None:
+        """Do nothing."""
+
+    def samples(self, step: int, texts: Sequence[str]) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def _forget_metrics(run: Run, step: int) -> None:
     """Drop lines of later steps, which a resumed run will write again, and a torn last line."""
     if not run.metrics_file.exists():

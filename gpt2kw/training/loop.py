@@ -6,8 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tqdm import tqdm
 
@@ -21,14 +20,16 @@ from gpt2kw.model.runs import TOKENS_FOLDER, Checkpoint, Run
 from gpt2kw.text.tally import Tally
 from gpt2kw.training.batches import Batch, BatchOrder, Place
 from gpt2kw.training.corpus import Corpus, checksum, open_corpus, read_records
-from gpt2kw.training.journal import Journal
+from gpt2kw.training.journal import Journal, NoJournal
 from gpt2kw.training.optimizer import highest_rate, learning_rate
 from gpt2kw.training.options import FinetuneOptions
 from gpt2kw.training.plot import draw_losses
-from gpt2kw.training.resume import checkpoint_to_restore, settings_of
+from gpt2kw.training.report import FinetuneReport
+from gpt2kw.training.resume import TEXT_CHECKSUM, checkpoint_to_restore, settings_of
 from gpt2kw.training.saving import Saver
 from gpt2kw.training.step import TrainStep, choose_strategy
 from gpt2kw.training.stopping import Stop, stop_on_signals
+from gpt2kw.training.team import Team
 from gpt2kw.training.window import Watch, Window
 
 log = logging.getLogger(__name__)
@@ -38,28 +39,6 @@ _REPORT_EVERY = 10
 _SAMPLES = 4
 _RESTORES = 3
 """Times that a run goes back to a checkpoint after its loss went astray."""
-
-
-@dataclass(frozen=True)
-class FinetuneReport:
-    """How a fine-tuning ended.
-
-    Losses are nats per token: of the last few training steps, of the last measurement on
-    the validation text, and the best of those with its step. `ended_by` says why no more
-    steps were done, and `signal` is the one that ended it, or 0.
-    """
-
-    run: Path
-    step: int
-    ended_by: Literal["steps", "signal", "minutes", "patience"]
-    signal: int = 0
-    loss: float | None = None
-    validation_loss: float | None = None
-    best: tuple[int, float] | None = None
-    tokens: int = 0
-    """Tokens seen since the run began, padding left out."""
-    seconds: float = 0.0
-    """Seconds of this call's training."""
 
 
 @dataclass
@@ -102,8 +81,7 @@ def finetune(
     """
     options = replace(options, **fields) if options else FinetuneOptions(**fields)
     run = Run.named(options.run_name)
-    text_checksum = checksum(options.text)
-    settings = settings_of(options, text_checksum)
+    settings = settings_of(options, checksum(options.text))
     with run.lock():
         checkpoint = checkpoint_to_restore(options, settings, run)
         if checkpoint and checkpoint.step >= options.steps:
@@ -114,20 +92,58 @@ def finetune(
                 checkpoint.step,
             )
             return FinetuneReport(run.folder, checkpoint.step, "steps")
-        model = checkpoint.load_model() if checkpoint else first_model(options)
-        corpus = open_training_corpus(options, text_checksum, model)
-        training = _Training(options, run, model, corpus)
-        # Nothing of the run is touched before all of the above has succeeded.
+        if options.address:
+            # Ray takes its time to import.
+            from gpt2kw.training.cluster import finetune_on_cluster
+
+            return finetune_on_cluster(options, settings, checkpoint, progress)
+        team = Team(choose_strategy(options.devices))
+        training = start_training(options, settings, checkpoint, team)
+        with (
+            stop_on_signals(options.max_minutes) as stop,
+            progress_bar(options, checkpoint, progress) as bar,
+        ):
+            return training.run_to_end(stop, bar)
+
+
+def progress_bar(options: FinetuneOptions, checkpoint: Checkpoint | None, progress: bool) -> tqdm:
+    """Return a bar for the steps from a checkpoint on; one without `progress` is not shown."""
+    return tqdm(
+        desc="finetune",
+        total=options.steps,
+        initial=checkpoint.step if checkpoint else 0,
+        unit=" steps",
+        disable=None if progress else True,
+    )
+
+
+def start_training(
+    options: FinetuneOptions, settings: dict[str, Any], checkpoint: Checkpoint | None, team: Team
+) -> "Training":
+    """Return a run at its beginning, or as a checkpoint has it.
+
+    Every process of a team does so. The caller holds the run's lock.
+
+    Raises:
+        UserError: the options, the text, the model or the checkpoint can't be used.
+    """
+    run = Run.named(options.run_name)
+    model = checkpoint.load_model() if checkpoint else first_model(options)
+    corpus = open_training_corpus(options, settings[TEXT_CHECKSUM], model)
+    training = Training(options, run, model, corpus, team)
+    if checkpoint:
+        training.restore(checkpoint)
+    # Nothing of the run is touched before all of the above has succeeded, everywhere.
+    team.wait()
+    if team.chief:
         if checkpoint:
-            training.restore(checkpoint)
             for path in run.set_aside_after(checkpoint.step):
                 log.info("a later checkpoint is now %s", path)
             log.info("going on from %s", checkpoint.folder)
         elif options.restore_from == "fresh" and run.folder.exists():
             log.info("the earlier %s is now %s", run.folder, run.set_aside())
         run.create(settings)
-        with stop_on_signals(options.max_minutes) as stop:
-            return training.run_to_end(stop, progress)
+    return training
 
 
 def first_model(options: FinetuneOptions) -> Model:
@@ -158,18 +174,22 @@ def batch_order(options: FinetuneOptions, corpus: Corpus) -> BatchOrder:
     )
 
 
-class _Training:
-    """A run in progress."""
+class Training:
+    """A run in progress: all of it, or a process's part."""
 
-    def __init__(self, options: FinetuneOptions, run: Run, model: Model, corpus: Corpus) -> None:
+    def __init__(
+        self, options: FinetuneOptions, run: Run, model: Model, corpus: Corpus, team: Team
+    ) -> None:
+        """Begin with a model; `team` says with which others."""
         self._options = options
         self._run = run
         self._model = model
         self._corpus = corpus
+        self._team = team
         self._order = batch_order(options, corpus)
         self._validation, self._validation_checksum = self._validation_batches()
         self._schedule = learning_rate(options)
-        self._step = TrainStep(model, options, self._schedule, choose_strategy(options.devices))
+        self._step = TrainStep(model, options, self._schedule, team.strategy)
         self._generator = Generator(
             model.tokenizer,
             Decoder(self._step.variables(), model.config),
@@ -213,8 +233,8 @@ class _Training:
         self._window = Window(**state["window"])
         self._watch = Watch(self._options.spike, state["losses"])
 
-    def run_to_end(self, stop: Stop, progress: bool) -> FinetuneReport:
-        """Train to the last step, or until something ends it."""
+    def run_to_end(self, stop: Stop, bar: tqdm) -> FinetuneReport:
+        """Train to the last step, or until something ends it, such as the chief's `stop`."""
         options = self._options
         log.info(
             "%s: %.1f million parameters, %s documents, %s tokens",
@@ -224,20 +244,15 @@ class _Training:
             f"{len(self._corpus.tokens):,}",
         )
         start = time.monotonic()
-        self._journal = Journal(self._run, self._done)
+        self._bar = bar
         self._saver = Saver(self._run, options.keep)
-        self._bar = tqdm(
-            desc="finetune",
-            total=options.steps,
-            initial=self._done,
-            unit=" steps",
-            disable=None if progress else True,
-        )
+        self._journal = self._open_journal()
         ended_by = "steps"
         try:
             with _Ahead(self._order.from_place(self._progress.place)) as batches:
                 while self._done < options.steps:
-                    if stop or self._is_stale:
+                    # All processes measure the same losses, but one alone is asked to stop.
+                    if self._is_stale or self._team.agree(bool(stop)):
                         ended_by = (
                             "patience" if not stop else "signal" if stop.signal else "minutes"
                         )
@@ -248,9 +263,9 @@ class _Training:
             self._saver.wait()
         finally:
             self._saver.close()
-            self._bar.close()
             self._journal.close()
-        draw_losses(self._run.metrics(), self._run.plot_file)
+        if self._team.chief:
+            draw_losses(self._run.metrics(), self._run.plot_file)
         return FinetuneReport(
             self._run.folder,
             self._done,
@@ -262,6 +277,9 @@ class _Training:
             self._progress.tokens,
             time.monotonic() - start,
         )
+
+    def _open_journal(self) -> Journal | NoJournal:
+        return Journal(self._run, self._done) if self._team.chief else NoJournal()
 
     @property
     def _is_stale(self) -> bool:
@@ -291,7 +309,7 @@ class _Training:
             save = True
         if save:
             self._save()
-        if _due(self._done, options.sample_every):
+        if self._team.chief and _due(self._done, options.sample_every):
             self._sample()
 
     def _report(self) -> bool:
@@ -332,6 +350,8 @@ class _Training:
         Chowdhery et al. 2022, "PaLM", section 5.1, did so by hand.
         """
         self._saver.wait()
+        # For what the chief has saved.
+        self._team.wait()
         checkpoints = self._run.checkpoints()
         rate = f"lower --learning-rate (it is {highest_rate(self._options):g})"
         if self._options.on_divergence == "stop" or not checkpoints:
@@ -353,9 +373,11 @@ class _Training:
         self.restore(checkpoint)
         self._progress = replace(self._progress, place=astray.place, restores=astray.restores + 1)
         self._journal.close()
-        self._journal = Journal(self._run, self._done)
+        self._journal = self._open_journal()
         self._bar.n = self._done
         self._bar.refresh()
+        # Not before all have read what is written anew here.
+        self._team.wait()
         # Else the next start would go over the same documents once more.
         self._save()
 
@@ -380,10 +402,14 @@ class _Training:
 
     def _save(self) -> None:
         self._window.read()
+        step_state = self._step.other_state()
+        self._saved_at = self._done
+        if not self._team.chief:
+            return
         self._model.weights = self._step.weights()
         measured = self._measured and self._measured[0] == self._done
         state = {
-            "step": self._step.other_state(),
+            "step": step_state,
             "progress": asdict(self._progress),
             "window": self._window.state(),
             "losses": list(self._watch.losses),
@@ -391,7 +417,6 @@ class _Training:
         }
         model = replace(self._model, weights=dict(self._model.weights))
         self._saver.save(self._done, model, self._step.optimizer_state(), state)
-        self._saved_at = self._done
 
     def _sample(self) -> None:
         texts = self._generator.generate(self._sampling)

@@ -83,6 +83,11 @@ class FinetuneOptions:
     """Of matrix products. auto: the best that the hardware multiplies."""
     devices: tuple[str, ...] = ()
     """TensorFlow's names, such as GPU:0 GPU:1. Default: all GPUs, or else the CPU."""
+    address: str | None = None
+    """Of a ray cluster whose machines train together: auto on one of them, HOST:PORT, or
+    local to start ray here. They must share the folder that you are in."""
+    workers: int = 0
+    """Processes on the ray cluster. 0: one for each GPU, or for each machine without any."""
     seed: int = 0
     """Of new weights, dropout and the order of documents."""
 
@@ -107,6 +112,13 @@ class FinetuneOptions:
         check_option("spike", self.spike, 0 <= self.spike < math.inf, "0 or more")
         norm = self.clip_norm
         check_option("clip-norm", norm, 0 < norm < math.inf, "more than 0")
+        check_option("workers", self.workers, 0 <= self.workers <= _MOST, f"0 to {_MOST:,}")
+        check_option(
+            "workers", self.workers, self.address or not self.workers, "--address with it, or 0"
+        )
+        for name in ("devices", "find_learning_rate"):
+            value = getattr(self, name)
+            check_option(name, value, not (self.address and value), "it without --address")
         check_option("seed", self.seed, 0 <= self.seed < 2**32, "0 to 4294967295")
 
     @property

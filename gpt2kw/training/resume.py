@@ -11,13 +11,17 @@ from gpt2kw.training.options import FinetuneOptions
 
 log = logging.getLogger(__name__)
 
-_TEXT = "text_checksum"
+TEXT_CHECKSUM = "text_checksum"
+"""The setting that is no option: a checksum of the training text."""
 _FIXED = (
-    *("model", "seed", _TEXT, "batch_size", "category_dropout", "loss_on"),
+    *("model", "seed", TEXT_CHECKSUM, "batch_size", "category_dropout", "loss_on"),
     "only_train_transformer_layers",
 )
 """Settings without which a run is another one: its weights, or the order of its data."""
-_OF_A_CALL = ("text", "restore_from", "max_minutes", "devices", "find_learning_rate")
+_OF_A_CALL = (
+    *("text", "restore_from", "max_minutes", "find_learning_rate"),
+    *("devices", "address", "workers"),
+)
 """Settings that say nothing about what is learned."""
 
 
@@ -27,7 +31,7 @@ def settings_of(options: FinetuneOptions, text_checksum: str) -> dict[str, Any]:
         name: str(value) if isinstance(value, Path) else value
         for name, value in asdict(options).items()
     }
-    return settings | {_TEXT: text_checksum}
+    return settings | {TEXT_CHECKSUM: text_checksum}
 
 
 def checkpoint_to_restore(
@@ -64,7 +68,7 @@ def _compare(run: Run, before: dict[str, Any], now: dict[str, Any]) -> None:
         if name in changed:
             raise UserError(
                 f"{run.folder} was started from another text"
-                if name == _TEXT
+                if name == TEXT_CHECKSUM
                 else f"{run.folder} was started from {_option(name)} {before[name]}, "
                 f"not {now[name]}",
                 f"go on as before, start a new run from it with --model {run.folder} and another "
