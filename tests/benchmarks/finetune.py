@@ -236,6 +236,7 @@ def speed(options: argparse.Namespace, folder: Path) -> None:
 
 POINTS = 12
 """Exports of a training, at equal distances."""
+SHOWN = [POINTS // 4, POINTS // 2, POINTS]
 
 
 def loss(options: argparse.Namespace, folder: Path) -> None:
@@ -246,13 +247,15 @@ def loss(options: argparse.Namespace, folder: Path) -> None:
         every = max(1, round(options.minutes * 60 / step / POINTS))
         training = replace(work, steps=every * POINTS, export_every=every)
         exports = [(0.0, work.model), *run(way, training, options)["exports"]]
+        if curves:
+            # Of the peers only these are looked at.
+            exports = [exports[point] for point in SHOWN]
         text = str(validation_of(work))
         folders = [folder for _, folder in exports]
         losses = peer("evaluate.py", text, *folders, work.as_argument(), options=options)
         curves[way] = [(seconds / 60, losses[folder]) for seconds, folder in exports]
         log(f"{way}: " + ", ".join(f"{m:.1f} min {found:.3f}" for m, found in curves[way]))
     first = options.ways[0]
-    shown = [POINTS // 4, POINTS // 2, POINTS]
     print(
         "| way | minutes | loss after a quarter | after half | at the end "
         f"| {first} had this loss after | times as fast |"
@@ -260,10 +263,11 @@ def loss(options: argparse.Namespace, folder: Path) -> None:
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for way, curve in curves.items():
         minutes, end = curve[-1]
+        shown = [curve[point] for point in SHOWN] if way == first else curve
         there = minutes_to(end, curves[first])
         print(
             f"| {way} | {minutes:.1f} | "
-            + " | ".join(f"{curve[point][1]:.3f}" for point in shown)
+            + " | ".join(f"{found:.3f}" for _, found in shown)
             + (f" | {there:.1f} min | {minutes / there:.1f} |" if there else " | not yet | |")
         )
 
