@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+PEERS ?= .venv-peers
 
 DATA ?= data/titles.csv
 TEXT ?= data/titles.txt
@@ -78,9 +79,17 @@ format: setup  ## Mend style and form
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: setup  ## Measure speed and memory, see tests/benchmarks/README.md
+bench: setup $(PEERS)/installed  ## Measure speed and memory, see tests/benchmarks/README.md
 	$(PY) -m pip install --quiet --editable '.[bench]'
 	$(PY) tests/benchmarks/encode.py
+	$(PY) tests/benchmarks/finetune.py --peers $(PEERS)/bin/python
 
-clean:  ## Remove .venv and what was made from the sample titles; your runs stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis data/titles.txt data/titles.val.txt data/demo.txt data/demo.val.txt
+# The tools that gpt2kw is compared with: some GB, most of it torch's CUDA libraries.
+$(PEERS)/installed: tests/benchmarks/peers/requirements.txt
+	@$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
+	$(PEERS)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+clean:  ## Remove environments and what was made from the sample titles; your runs stay
+	rm -rf $(VENV) $(PEERS) build *.egg-info .pytest_cache .ruff_cache .hypothesis data/titles.txt data/titles.val.txt data/demo.txt data/demo.val.txt
