@@ -245,6 +245,7 @@ class Training:
         )
         start = time.monotonic()
         self._bar = bar
+        self._bar.n = self._done
         self._saver = Saver(self._run, options.keep)
         self._journal = self._open_journal()
         ended_by = "steps"
