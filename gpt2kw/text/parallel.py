@@ -113,8 +113,7 @@ def connected(address: str | None, cores: int = 0) -> Iterator[Any]:
     if address and address != "local":
         _connect(ray, address, quiet)
     else:
-        ray.init(address="local", num_cpus=cores or None, include_dashboard=False, **quiet)
-        _stop_autoscaler(ray)
+        _start(ray, cores, quiet)
     if threading.current_thread() is threading.main_thread():
         # Ray sets one of its own, which ends the program without a clean-up.
         signal.signal(signal.SIGTERM, handler)
@@ -122,6 +121,16 @@ def connected(address: str | None, cores: int = 0) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _start(ray: Any, cores: int, settings: dict[str, Any]) -> None:
+    try:
+        ray.init(address="local", num_cpus=cores or None, include_dashboard=False, **settings)
+    except Exception as error:  # ray raises plain Exception if its processes don't come up
+        ray.shutdown()
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"ray can't start: {reason}", "free memory and cores, try again") from error
+    _stop_autoscaler(ray)
 
 
 def _stop_autoscaler(ray: Any) -> None:
