@@ -55,12 +55,12 @@ RATES = {"mini": 1e-3, "gpt2": 1e-4}
 def prepare(options: argparse.Namespace, folder: Path) -> Work:
     """Encode the text, make the first weights, and say what there is to do."""
     import numpy as np
-    from gpt2kw.training.corpus import read_records
 
     from gpt2kw import encode_keywords
     from gpt2kw.model.folder import EMBEDDING, new_model
     from gpt2kw.model.named import MINI_SHAPE, MINI_VOCABULARY
     from gpt2kw.text.tally import Tally
+    from gpt2kw.training.corpus import read_records
 
     text = folder / "text.txt"
     encode_keywords(
@@ -299,11 +299,10 @@ def memory(options: argparse.Namespace, folder: Path) -> None:
 
 def write_long_documents(work: Work, target: Path) -> None:
     """Join titles into documents of nearly 128 tokens."""
-    from gpt2kw.training.corpus import read_records
-
     from gpt2kw.model.tokenizer import Tokenizer
     from gpt2kw.text.format import Record, render
     from gpt2kw.text.tally import Tally
+    from gpt2kw.training.corpus import read_records
 
     titles = [Record(None, None, r.title) for r in read_records(Path(work.text), Tally())]
     lengths = map(len, Tokenizer.load(Path(work.model)).encode(titles))
