@@ -26,7 +26,7 @@ def command(options: argparse.Namespace, run: str) -> list[str]:
     return [
         *(sys.executable, "-m", "gpt2kw.finetune", str(options.text.resolve())),
         *("--run-name", run, "--model", options.model, "--steps", str(options.steps)),
-        *("--save-every", "20", "--validate-every", "60", "--sample-every", "0"),
+        *("--save-every", "5", "--validate-every", "50", "--sample-every", "0"),
     ]
 
 
@@ -59,7 +59,7 @@ def main() -> None:
         while True:
             process = subprocess.Popen(command(options, "killed"), **quiet)
             # Long enough that the whole run lasts for about that many kills.
-            moment = rng.uniform(0.2, 2.0) * (whole / options.kills + 8)
+            moment = rng.uniform(0.2, 2.0) * (whole / options.kills + 10)
             try:
                 process.wait(moment if kills < options.kills else None)
             except subprocess.TimeoutExpired:
