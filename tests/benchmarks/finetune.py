@@ -100,7 +100,10 @@ def prepare(options: argparse.Namespace, folder: Path) -> Work:
 
 
 def way_gpt2kw(work: Work) -> None:
+    import numpy as np
+
     import gpt2kw
+    from gpt2kw.model.runs import Run
 
     os.chdir(work.out)
     if work.seconds:
@@ -119,11 +122,16 @@ def way_gpt2kw(work: Work) -> None:
         save_every=work.export_every or FOREVER,
         keep=FOREVER,
     )
-    seconds, exports = 0.0, []
+    steps, seconds = [0], [0.0]
     for line in metrics(work):
-        seconds += line["seconds"]
-        if line["step"] % work.export_every == 0:
-            exports.append((seconds, str(report.run.resolve() / f"ckpt-{line['step']}")))
+        steps.append(line["step"])
+        seconds.append(seconds[-1] + line["seconds"])
+    # Checkpoints may stand between lines.
+    exports = [
+        (float(np.interp(checkpoint.step, steps, seconds)), str(checkpoint.folder.resolve()))
+        for checkpoint in Run(report.run).checkpoints()
+        if work.export_every
+    ]
     print(json.dumps({"exports": exports}))
 
 
