@@ -336,7 +336,7 @@ def test_decay_shrinks_weights_but_no_biases_and_norms():
 
     variables = [tf.Variable([1.0], name=f"layer/{part}") for part in ("weight", "bias", "gamma")]
     decay = AdamW(0.1, weight_decay=0.5)
-    decay.apply_scaled(tf.constant(1.0), [(tf.zeros([1]), v) for v in variables])
+    decay.apply_if(tf.constant(True), [(tf.zeros([1]), v) for v in variables])
     assert [float(variable[0]) for variable in variables] == pytest.approx([0.95, 1.0, 1.0])
 
 

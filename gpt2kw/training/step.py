@@ -246,7 +246,8 @@ class TrainStep:
         # One pass for the loss scale, for clipping and for what is no number.
         factor = unscale * self._clip_norm / tf.maximum(norm, self._clip_norm)
         factor = tf.where(finite, factor, 0.0)
-        self.optimizer.apply_scaled(factor, zip(gradients, self._trained.values(), strict=True))
+        gradients = [tf.math.multiply_no_nan(gradient, factor) for gradient in gradients]
+        self.optimizer.apply_if(finite, zip(gradients, self._trained.values(), strict=True))
         return norm
 
     # What checkpoints hold.

@@ -94,7 +94,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> Work:
         out=str(folder),
         mean_tokens=mean,
         rate=RATES[options.model],
-        documents=32,
+        documents=options.documents,
         blocks=8,
     )
 
@@ -339,6 +339,7 @@ def main() -> None:
     parser.add_argument("--field", default="title")
     parser.add_argument("--category-field", default="category")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--documents", type=int, default=32, help="a step, but in the blocks")
     parser.add_argument("--seconds", type=float, default=40)
     parser.add_argument("--minutes", type=float, default=4)
     parser.add_argument("--rounds", type=int, default=3)
