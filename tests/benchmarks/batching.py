@@ -3,8 +3,9 @@
     python tests/benchmarks/batching.py loss TEXT [--steps 300] [--seeds 0 1]
 
 trains a new mini on the text twice for each seed: with gpt2kw's batches, and with the
-same documents in batches of any lengths, padded to the longest. Prints the validation
-losses, the share of positions that are no padding, and the seconds.
+same documents in batches of any lengths, padded to the longest, with twice the rows, for
+half of their positions are padding: as many tokens a step. Prints the validation losses,
+the tokens seen, the share of positions that are no padding, and the seconds.
 
     python tests/benchmarks/batching.py memory [--megabytes 30 300 1000]
 
@@ -25,8 +26,8 @@ SENTENCES = Path(__file__).parents[2] / "data" / "titles.csv"
 
 
 def losses(text: Path, steps: int, seeds: list[int]) -> None:
-    print("| seed | batches | validation loss | not padding | seconds |")
-    print("| ---: | --- | ---: | ---: | ---: |")
+    print("| seed | batches | validation loss | tokens | not padding | seconds |")
+    print("| ---: | --- | ---: | ---: | ---: | ---: |")
     for seed, way in itertools.product(seeds, ("by length", "any lengths")):
         arguments = ["--way", way, "--steps", str(steps), "--seeds", str(seed)]
         subprocess.run([sys.executable, __file__, "loss", str(text), *arguments], check=True)
@@ -40,7 +41,7 @@ def train(text: Path, steps: int, seed: int, way: str) -> None:
         def order(options, corpus):
             return batches.BatchOrder(
                 corpus,
-                options.batch_size,
+                2 * options.batch_size,
                 options.seed,
                 category_dropout=options.category_dropout,
                 pool=1,
@@ -58,7 +59,8 @@ def train(text: Path, steps: int, seed: int, way: str) -> None:
         seconds = time.monotonic() - start
         entries = [entry for entry in runs.Run(report.run).metrics() if "padding" in entry]
     real = 1 - sum(entry["padding"] for entry in entries) / len(entries)
-    print(f"| {seed} | {way} | {report.validation_loss:.3f} | {real:.1%} | {seconds:.0f} |")
+    found = f"{report.validation_loss:.3f} | {report.tokens:,} | {real:.1%} | {seconds:.0f}"
+    print(f"| {seed} | {way} | {found} |", flush=True)
 
 
 def memory(sizes: list[int]) -> None:
