@@ -4,12 +4,15 @@ import json
 import logging
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from gpt2kw.command import run_command
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.text.files import atomic_writer_or_stdout
-from gpt2kw.text.format import Document, prompt, render
+from gpt2kw.text.format import prompt, render
+
+if TYPE_CHECKING:
+    from gpt2kw.generation.ranking import Text
 
 log = logging.getLogger("gpt2kw")
 
@@ -19,36 +22,38 @@ def _generate(options: GenerateOptions) -> None:
         # TensorFlow takes seconds to import; --help and a mistyped option do not wait.
         from gpt2kw.generation.generator import Generator
 
-        generator = Generator.load(options.run_name, options.model)
-        titles_only = options.format == "text"
-        documents = (generator.titles if titles_only else generator.documents)(options)
-        cut = _write(file, documents, options.format)
+        generator = Generator.load(options.run_name, options.model, options.precision)
+        _write(file, generator.write([options], options), options)
+
+
+def _write(file: IO[str], texts: Iterable["Text"], options: GenerateOptions) -> None:
+    """Write texts as they come; say how many were cut off."""
+    cut = 0
+    form = _FORMS[options.format]
+    for number, text in enumerate(texts):
+        cut += not text.document.finished
+        if number and options.sample_delim:
+            print(options.sample_delim, file=file)
+        print(form(text, options), file=file, flush=True)
     if cut:
         log.info("%d texts were cut at %d tokens; see --max-tokens", cut, options.max_tokens)
 
 
-def _write(file: IO[str], documents: Iterable[Document], form: str) -> int:
-    """Write documents as they come; return how many were cut off."""
-    cut = 0
-    for document in documents:
-        cut += not document.finished
-        print(_FORMS[form](document), file=file, flush=True)
-    return cut
+def _as_text(text: "Text", options: GenerateOptions) -> str:
+    lines = text.shown(options.sections).splitlines()
+    return "\n".join(lines) if options.sample_delim else " ".join(" ".join(lines).split())
 
 
-def _as_title(document: Document) -> str:
-    return " ".join((document.record.title or "").split())
+def _as_json(text: "Text", _options: GenerateOptions) -> str:
+    fields = asdict(text.document.record) | {"finished": text.document.finished}
+    return json.dumps(fields, ensure_ascii=False)
 
 
-def _as_json(document: Document) -> str:
-    return json.dumps(asdict(document.record) | {"finished": document.finished}, ensure_ascii=False)
+def _as_document(text: "Text", _options: GenerateOptions) -> str:
+    return (render if text.document.finished else prompt)(text.document.record)
 
 
-def _as_encoded(document: Document) -> str:
-    return (render if document.finished else prompt)(document.record)
-
-
-_FORMS = {"text": _as_title, "jsonl": _as_json, "encoded": _as_encoded}
+_FORMS = {"text": _as_text, "jsonl": _as_json, "encoded": _as_document}
 
 
 if __name__ == "__main__":

@@ -7,13 +7,8 @@ import pytest
 
 from gpt2kw import Generator
 from gpt2kw.errors import UserError
-from gpt2kw.generation.decoder import Decoder, Sampling
 from gpt2kw.generation.options import GenerateOptions
-from gpt2kw.model.backend import tf
 from gpt2kw.model.folder import EMBEDDING, About, Model
-from gpt2kw.text.format import Record
-
-LIKELIEST = Sampling(1.0, 1, 1.0)
 
 
 @pytest.fixture
@@ -30,90 +25,6 @@ def model(tiny_model):
 @pytest.fixture
 def generator(model):
     return Generator.of(model)
-
-
-def prompts(model):
-    records = [Record("cats", "cat wall", "The"), Record(title=""), Record(None, "a b c", "Why my")]
-    return list(model.tokenizer.encode(records, finished=False))
-
-
-def decode(model, some, uniforms, sampling=LIKELIEST, stops=()):
-    return Decoder(model.weights, model.config).generate(
-        some,
-        max_tokens=uniforms.shape[1],
-        sampling=sampling,
-        stops=list(stops),
-        allowed=np.ones(model.config["vocab_size"], bool),
-        uniforms=uniforms,
-    )
-
-
-def test_greedy_choices_agree_with_transformers_for_prompts_of_any_length(model):
-    from gpt2kw.model.keras import to_keras
-
-    some = prompts(model)
-    keras_model = to_keras(model)
-    for prompt, tokens in zip(some, decode(model, some, np.zeros((3, 20), "f4")), strict=True):
-        ids = list(prompt)
-        for _ in range(20):
-            ids.append(int(np.argmax(keras_model(tf.constant([ids])).logits[0, -1])))
-        assert tokens == ids[len(prompt) :]
-        assert len(set(tokens)) > 5
-
-
-def test_a_text_does_not_depend_on_its_neighbours(model):
-    some = prompts(model)
-    uniforms = np.random.default_rng(0).random((3, 20), "f4")
-    together = decode(model, some, uniforms, Sampling(1.0, 0, 1.0))
-    alone = [
-        decode(model, [prompt], uniforms[row : row + 1], Sampling(1.0, 0, 1.0))[0]
-        for row, prompt in enumerate(some)
-    ]
-    assert together == alone
-
-
-def test_a_text_ends_behind_its_stop_token(model):
-    some = prompts(model)
-    free = decode(model, some, np.zeros((3, 20), "f4"))
-    stop = free[0][4]
-    stopped = decode(model, some, np.zeros((3, 20), "f4"), stops=[stop])
-    for before, after in zip(free, stopped, strict=True):
-        wanted = before[: before.index(stop) + 1] if stop in before else before
-        assert after == wanted
-
-
-def expected_probabilities(logits, sampling):
-    """The definition of temperature, top-k and top-p, written plainly."""
-    p = np.exp(logits / sampling.temperature)
-    order = np.argsort(-p)[: sampling.top_k or None]
-    likeliest = p[order] / p[order].sum()
-    nucleus = order[np.cumsum(likeliest) - likeliest < sampling.top_p]
-    kept = np.zeros_like(p)
-    kept[nucleus] = p[nucleus] / p[nucleus].sum()
-    return kept
-
-
-@pytest.mark.parametrize(
-    "sampling",
-    [
-        Sampling(1.0, 0, 1.0),
-        Sampling(0.5, 0, 1.0),
-        Sampling(1.0, 5, 1.0),
-        Sampling(1.0, 0, 0.6),
-        Sampling(2.0, 20, 0.5),
-    ],
-)
-def test_tokens_are_drawn_with_their_probabilities(model, sampling):
-    from gpt2kw.model.keras import to_keras
-
-    prompt = prompts(model)[0]
-    logits = to_keras(model)(tf.constant([prompt])).logits[0, -1].numpy().astype("f8")
-    p = expected_probabilities(logits, sampling)
-    draws = 4000
-    uniforms = ((np.arange(draws) + 0.5) / draws).astype("f4")[:, None]
-    drawn = [row[0] for row in decode(model, [prompt] * draws, uniforms, sampling)]
-    # The random numbers stand evenly, so each count is off by one or two at most.
-    np.testing.assert_allclose(np.bincount(drawn, minlength=len(p)), p * draws, atol=2.5)
 
 
 def test_the_same_seed_gives_the_same_titles_for_any_batch_size(generator):
@@ -137,9 +48,10 @@ def test_titles_begin_with_the_prefix_and_show_no_prompt(generator):
 
 
 def test_structural_tokens_are_never_chosen_inside_a_title(model, generator):
-    options = GenerateOptions(nsamples=50, seed=0, temperature=100.0, top_k=0)
-    for document in generator.documents(options):
-        for section in (document.record.title, document.record.body or ""):
+    options = GenerateOptions(nsamples=50, seed=0, temperature=100.0, top_k=0, format="jsonl")
+    for text in generator.write([options], options):
+        record = text.document.record
+        for section in (record.title, record.body or ""):
             assert "<|startoftext|>" not in section
             assert "~`" not in section
 
@@ -181,7 +93,7 @@ def test_a_model_that_never_learnt_the_format_is_refused(tiny_model, tmp_path):
     content["model"]["vocab"] = {k: v for k, v in content["model"]["vocab"].items() if k != "~@"}
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match="does not know the format; fine-tune it first"):
-        Generator.load(model=str(tmp_path / "plain"))
+        Generator.load(model=str(tmp_path / "plain")).generate(keywords="cat")
 
 
 def test_a_missing_run_is_an_error_that_names_the_others(here):

@@ -1,139 +1,259 @@
 """Loading a model once, and writing texts with it many times."""
 
+import collections
 import logging
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from gpt2kw.errors import UserError, did_you_mean
-from gpt2kw.generation.decoder import Decoder, Sampling
+from gpt2kw.generation.asking import Asked, Asker
+from gpt2kw.generation.beams import BeamSearch
+from gpt2kw.generation.network import CachedNetwork
 from gpt2kw.generation.options import GenerateOptions
+from gpt2kw.generation.ranking import Text, cut, normal_form
+from gpt2kw.generation.sampling import Path, Rules, Sampler, Sampling
+from gpt2kw.generation.transforms import bad_words, no_repeat_ngrams, repetition_penalty
+from gpt2kw.model.backend import choose_precision
 from gpt2kw.model.folder import About, Model
 from gpt2kw.model.named import find_model
 from gpt2kw.model.runs import Run
 from gpt2kw.model.tokenizer import Tokenizer
-from gpt2kw.text.format import Document, Record
 
 log = logging.getLogger(__name__)
 
-_ATTEMPTS = 3
-"""Texts that are tried for each that is wanted, since a model may write a blank one."""
+_ROUNDS = 4
+"""Rounds of candidates for a text, until one will do."""
 
 
 class Generator:
     """Writes texts. Load it once and call it many times."""
 
-    def __init__(self, tokenizer: Tokenizer, decoder: Decoder, context: int, about: About) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, network: CachedNetwork, config: dict[str, Any], about: About
+    ) -> None:
         """Put a generator together; `load` does it from a run or a model folder."""
         self._tokenizer = tokenizer
-        self._decoder = decoder
-        self._context = context
-        self._about = about
+        self._network = network
+        self._rows = config["vocab_size"]
+        self._asker = Asker(tokenizer, about, config["n_positions"], self._rows)
 
     @classmethod
-    def load(cls, run_name: str | None = None, model: str | None = None) -> "Generator":
+    def load(
+        cls, run_name: str | None = None, model: str | None = None, precision: str = "auto"
+    ) -> "Generator":
         """Load the best checkpoint of a run, or a fine-tuned model by folder or name.
 
         The best is the one with the lowest validation loss, or the newest if none was
-        measured.
+        measured. Matrix products are done in `precision`: float32, bfloat16, float16, or
+        auto for the best that the hardware multiplies.
 
         Raises:
-            UserError: there is none, it is damaged, or it was never fine-tuned here.
+            UserError: there is none, or it is damaged.
         """
         if model is None:
-            return cls.of(Run.named(run_name or "run1").best().load_model())
-        loaded = Model.load(find_model(model))
-        if not loaded.tokenizer.had_marks:
-            raise UserError(
-                f"the model {model} does not know the format",
-                f"fine-tune it first: python -m gpt2kw.finetune TEXT --model {model}",
-            )
-        return cls.of(loaded)
+            return cls.of(Run.named(run_name or "run1").best().load_model(), precision)
+        return cls.of(Model.load(find_model(model)), precision)
 
     @classmethod
-    def of(cls, model: Model) -> "Generator":
+    def of(cls, model: Model, precision: str = "auto") -> "Generator":
         """Make a generator from a model that is in memory."""
-        decoder = Decoder(model.weights, model.config)
-        return cls(model.tokenizer, decoder, model.context, model.about)
+        network = CachedNetwork(model.weights, model.config, choose_precision(precision))
+        return cls(model.tokenizer, network, model.config, model.about)
 
     def generate(self, options: GenerateOptions | None = None, **fields: Any) -> list[str]:
-        """Return titles; the fields of `GenerateOptions` may be given as such.
+        """Return texts; the fields of `GenerateOptions` may be given as such.
 
-        There are fewer than `nsamples` only if the model keeps writing blank ones.
+        There are fewer than `nsamples` only if the model keeps writing what will not do,
+        such as blank ones; a warning says so.
 
         Raises:
             UserError: the options can't be used with this model.
         """
         options = replace(options, **fields) if options else GenerateOptions(**fields)
-        return [document.record.title or "" for document in self.titles(options)]
+        return [text.shown(options.sections) for text in self.write([options], options)]
 
-    def titles(self, options: GenerateOptions) -> Iterator[Document]:
-        """Yield documents that end with their title, as they are made."""
-        return self._write(options, stops=[self._tokenizer.end, self._tokenizer.tag("body")])
+    def check(self, options: GenerateOptions) -> None:
+        """Raise `UserError` if this model can't be asked so."""
+        self._asker.ask(options)
 
-    def documents(self, options: GenerateOptions) -> Iterator[Document]:
-        """Yield whole documents, with a body where the model writes one."""
-        return self._write(options, stops=[self._tokenizer.end])
+    def write(
+        self, requests: Iterable[GenerateOptions], options: GenerateOptions
+    ) -> Iterator[Text]:
+        """Yield the texts of requests, in order, as they are made.
 
-    def _write(self, options: GenerateOptions, stops: list[int]) -> Iterator[Document]:
-        prompt = self.prompt(options)
-        max_tokens = min(options.max_tokens, self._context - len(prompt))
-        sampling = Sampling(options.temperature, options.top_k, options.top_p)
-        allowed = self._tokenizer.may_follow_title(self._decoder.vocabulary_size)
-        seed = np.random.SeedSequence(options.seed).entropy
-        wanted, tried = options.nsamples, 0
-        while wanted and tried < _ATTEMPTS * options.nsamples:
-            rows = range(tried, tried + min(wanted, options.batch_size))
-            tried = rows.stop
-            # A text's random numbers are its own, so that the batch size changes nothing.
-            uniforms = [np.random.default_rng((seed, row)).random(max_tokens) for row in rows]
-            for tokens in self._decoder.generate(
-                [prompt] * len(rows),
-                max_tokens=max_tokens,
-                sampling=sampling,
-                stops=stops,
-                allowed=allowed,
-                uniforms=np.array(uniforms, np.float32),
-            ):
-                document = self._read(prompt, tokens, stops)
-                if (document.record.title or "").strip():
-                    wanted -= 1
-                    yield document
-        if wanted:
-            log.warning("%d of %d texts were blank and are left out", wanted, options.nsamples)
-
-    def prompt(self, options: GenerateOptions) -> list[int]:
-        """Return the token ids that a text is asked for with.
+        Requests have their own keywords, category, prefix, prompt and nsamples; all else
+        is as in `options`. They are taken when there is room for them. A text depends on
+        the seed and on its request and place alone, not on what is made beside it.
 
         Raises:
-            UserError: this model can't be asked so.
+            UserError: a request can't be used with this model.
         """
-        prompt = next(self._tokenizer.encode([self._asked(options)], finished=False))
-        if len(prompt) >= self._context:
-            raise UserError(
-                f"the keywords, category and prefix take {len(prompt):,} tokens",
-                f"the model sees {self._context:,}: give fewer or shorter ones",
+        if options.beams:
+            yield from self._search(requests, options)
+            return
+        editor = _Editor(options)
+        drafts = self._drafts(requests)
+        waiting: collections.deque[_Draft] = collections.deque()
+        seed = np.random.SeedSequence(options.seed).entropy
+        room = max(1, options.batch_size // options.candidate_count)
+        while True:
+            while len(waiting) < room and (draft := next(drafts, None)):
+                waiting.append(draft)
+            if not waiting:
+                break
+            # The first may want more candidates, and is what the others wait for.
+            self._write_candidates(
+                [draft for draft in waiting if draft is waiting[0] or not draft.rounds],
+                options,
+                seed,
             )
-        return prompt
+            # In order, for whether a text will do may depend on those before it.
+            while waiting and waiting[0].rounds:
+                text = editor.take_best(waiting[0].candidates)
+                if text is None and waiting[0].rounds < _ROUNDS:
+                    break
+                waiting.popleft()
+                if text:
+                    yield text
+        editor.report()
 
-    def _asked(self, options: GenerateOptions) -> Record:
-        keywords, sections, category = options.keyword_list, self._about.sections, options.category
-        if sections and "keywords" not in sections and keywords:
-            raise UserError(
-                f"--keywords is {options.keywords!r}, but the model was trained without keywords",
-                "leave them out, or encode the texts with keywords and fine-tune again",
-            )
-        known = self._about.categories
-        if category is not None and sections and category not in known:
-            near = did_you_mean(category, known)
-            log.warning("the category %r was not in the training text; %s", category, near)
-        has_keywords = not sections or "keywords" in sections
-        return Record(category, " ".join(keywords) if has_keywords else None, options.prefix)
+    def _drafts(self, requests: Iterable[GenerateOptions]) -> Iterator["_Draft"]:
+        for place, request in enumerate(requests):
+            asked = self._asker.ask(request)
+            for number in range(request.nsamples):
+                yield _Draft(asked, place, number)
 
-    def _read(self, prompt: list[int], tokens: list[int], stops: list[int]) -> Document:
-        stopped = tokens[-1:] and tokens[-1] in stops
-        if stopped:
+    def _write_candidates(
+        self, drafts: Sequence["_Draft"], options: GenerateOptions, seed: int
+    ) -> None:
+        """Give each draft a round of candidates."""
+        prompts: dict[tuple[int, ...], int] = {}
+        owners, paths = [], []
+        for draft in drafts:
+            prompt = prompts.setdefault(draft.asked.prompt, len(prompts))
+            for place in range(options.candidate_count):
+                numbers = (seed, draft.request, draft.number, draft.rounds, place)
+                paths.append(_begin(draft.asked, prompt, np.random.default_rng(numbers)))
+                owners.append(draft)
+            draft.rounds += 1
+        sampling = Sampling(
+            options.temperature, options.top_k, options.top_p, options.min_p, options.typical_p
+        )
+        sampler = Sampler(paths, sampling, self._rules(options))
+        self._network.decode([list(prompt) for prompt in prompts], sampler)
+        for draft, path in zip(owners, paths, strict=True):
+            draft.candidates.append(self._read(draft, path, options))
+
+    def _search(
+        self, requests: Iterable[GenerateOptions], options: GenerateOptions
+    ) -> Iterator[Text]:
+        """Yield the texts that beam search finds for each request, the best first."""
+        rules, editor = self._rules(options), _Editor(options)
+        for place, request in enumerate(requests):
+            asked = self._asker.ask(request)
+            beginning = _begin(asked, 0, np.random.default_rng(0))
+            search = BeamSearch([beginning], options.beams, options.length_penalty, rules)
+            self._network.decode([list(asked.prompt)], search)
+            found = [
+                self._read(_Draft(asked, place, number), path, options)
+                for number, path in enumerate(search.best(0))
+            ]
+            for _ in range(request.nsamples):
+                if text := editor.take_first(found):
+                    yield text
+        editor.report()
+
+    def _rules(self, options: GenerateOptions) -> Rules:
+        tokenizer = self._tokenizer
+        transforms = []
+        if options.repetition_penalty != 1:
+            transforms.append(repetition_penalty(options.repetition_penalty))
+        if options.no_repeat_ngram:
+            transforms.append(no_repeat_ngrams(options.no_repeat_ngram))
+        if options.bad_word_list:
+            written = [
+                before + form
+                for word in options.bad_word_list
+                for form in dict.fromkeys((word, word.lower(), word.capitalize(), word.upper()))
+                for before in ("", " ")
+            ]
+            transforms.append(bad_words(tokenizer.encode_content(written)))
+        stops = (tokenizer.end,) if options.whole else (tokenizer.end, tokenizer.tag("body"))
+        allowed = tokenizer.may_follow_title(self._rows)
+        return Rules(allowed, stops, options.max_tokens, tuple(transforms))
+
+    def _read(self, draft: "_Draft", path: Path, options: GenerateOptions) -> Text:
+        asked, tokens = draft.asked, path.tokens
+        if not options.whole and tokens[-1] == self._tokenizer.tag("body"):
+            # A title that a body would follow is whole.
             tokens = [*tokens[:-1], self._tokenizer.end]
-        return self._tokenizer.decode([*prompt, *tokens])
+        text = Text(
+            self._asker.read(asked, tokens),
+            draft.request,
+            draft.number,
+            asked.plan.keywords if asked.plan else (),
+            path.nats / len(path.tokens),
+            path.guide.forced if path.guide else 0,
+        )
+        return cut(text, asked.prefix, options.truncate, options.include_prefix)
+
+
+@dataclass
+class _Draft:
+    """A text that is wanted, and the candidates for it."""
+
+    asked: Asked
+    request: int
+    number: int
+    candidates: list[Text] = field(default_factory=list)
+    rounds: int = 0
+
+
+def _begin(asked: Asked, prompt: int, random: np.random.Generator) -> Path:
+    guide = asked.plan.guide(asked.prefix) if asked.plan else None
+    return Path(prompt, list(asked.prompt), asked.text_from, random, guide)
+
+
+class _Editor:
+    """Takes the texts that will do, and counts what is left out."""
+
+    def __init__(self, options: GenerateOptions) -> None:
+        self._options = options
+        self._seen: set[str] = set()
+        self._left_out: collections.Counter[str] = collections.Counter()
+
+    def take_best(self, candidates: list[Text]) -> Text | None:
+        """Return the best of the candidates that will do; the others are forgotten."""
+        candidates.sort(key=Text.rank)
+        return self.take_first(candidates)
+
+    def take_first(self, candidates: list[Text]) -> Text | None:
+        """Take the first that will do off the list, with all before it."""
+        reason = None
+        while candidates:
+            text = candidates.pop(0)
+            reason = self._refuses(text)
+            if not reason:
+                self._seen.add(normal_form(text.title))
+                return text
+        if reason:
+            self._left_out[reason] += 1
+        return None
+
+    def _refuses(self, text: Text) -> str | None:
+        """Return why a text will not do."""
+        options = self._options
+        if not text.title.strip():
+            return "blank"
+        if options.keyword_mode == "guarantee" and text.missing:
+            return "without all keywords"
+        if options.unique and normal_form(text.title) in self._seen:
+            return "not unique"
+        return None
+
+    def report(self) -> None:
+        """Say how many texts are missing and why."""
+        for reason, count in self._left_out.items():
+            log.warning("%d texts were %s, and are left out", count, reason)

@@ -9,6 +9,9 @@ import tyro
 from gpt2kw.errors import UserError, check_option, is_unicode
 from gpt2kw.text.keywords import distinct_keywords
 
+_MOST_KEYWORDS = 6
+_MOST = 10**9
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions:
@@ -17,28 +20,64 @@ class GenerateOptions:
     keywords: str = ""
     """What the texts are about, parted by spaces or commas; dashes join the words of one
     keyword: new-york. Without any, about anything."""
+    keyword_mode: Literal["guarantee", "prefer", "plain"] = "guarantee"
+    """guarantee: every text has all keywords, or forms of them, such as cats for cat; 6 of
+    them at most. prefer: they are pushed. plain: the model is asked for them, no more."""
     category: str | None = None
     """The kind of text, as in the training text."""
     prefix: str = ""
     """How each text begins."""
+    prompt: str | None = None
+    """Instead of keywords, category and prefix: the beginning of a document as encode writes
+    it, or any text for a model that does not know the format."""
     nsamples: int = 10
     """How many texts."""
     run_name: str | None = None
     """The run in checkpoint/ whose best checkpoint is used. Default: run1."""
     model: str | None = None
     """A fine-tuned model to use instead of a run: a folder, or a name on the hub."""
+    candidates: int | None = None
+    """Texts that are written for each that is wanted, of which the best is taken. Default:
+    4 with keywords that are guaranteed or preferred, else 1."""
     temperature: float = 0.7
     """Below 1 the likely becomes likelier, above 1 the rare more frequent."""
     top_k: int = 40
     """Choose among this many likeliest tokens; 0 for all."""
     top_p: float = 1.0
     """Choose among the fewest tokens that reach this probability; 1 for all."""
+    min_p: float = 0.0
+    """Leave out tokens below this share of the likeliest one's probability."""
+    typical_p: float = 1.0
+    """Choose among tokens that are neither too likely nor too rare and reach this
+    probability; 1 for all."""
+    beams: int = 0
+    """Search for the likeliest texts with so many beams, instead of drawing; 0: draw."""
+    length_penalty: float = 1.0
+    """Of beams: above 1 for longer texts."""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens that a text has already become less likely."""
+    no_repeat_ngram: int = 0
+    """So many tokens in a row do not come twice in a text; 0: they may."""
+    bad_words: str = ""
+    """Words that do not come, parted by commas."""
     max_tokens: int = 64
     """Longest text, in tokens; what is longer is cut."""
+    unique: bool = False
+    """No text twice, whatever its case and punctuation."""
+    truncate: str | None = None
+    """Cut each text before the first of this."""
+    include_prefix: bool = True
+    """Print the prefix too. Give False for what comes behind it."""
+    sample_delim: str = ""
+    """A line between texts."""
+    sections: tuple[Literal["title", "body"], ...] = ("title",)
+    """What to print as text: title, or title body."""
     seed: int | None = None
     """The same seed gives the same texts. Default: other texts each time."""
-    batch_size: int = 32
-    """Texts that are made at the same time."""
+    batch_size: int = 64
+    """Texts that are made at the same time, candidates counted."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of matrix products. auto: the best that the hardware multiplies."""
     format: Literal["text", "jsonl", "encoded"] = "text"
     """Titles, one a line; whole texts as JSON objects, one a line; or as documents."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
@@ -47,29 +86,87 @@ class GenerateOptions:
     def __post_init__(self) -> None:
         if self.output is not None:
             object.__setattr__(self, "output", Path(self.output))
-        for name in ("nsamples", "max_tokens", "batch_size"):
-            check_option(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
+        for name in ("nsamples", "max_tokens", "batch_size", "candidates"):
+            value = getattr(self, name)
+            check_option(name, value, value is None or 1 <= value <= _MOST, f"1 to {_MOST:,}")
         check_option(
             "temperature",
             self.temperature,
             0.01 <= self.temperature <= 100,
             "0.01 to 100 (for the likeliest text: --top-k 1)",
         )
-        for name in ("keywords", "category", "prefix"):
+        for name in ("keywords", "category", "prefix", "prompt", "bad_words", "truncate"):
             text = getattr(self, name) or ""
             check_option(name, text, is_unicode(text), "Unicode text")
-        check_option("top-k", self.top_k, self.top_k >= 0, "0 or more")
-        check_option("top-p", self.top_p, 0 < self.top_p <= 1, "more than 0, up to 1")
+        check_option("truncate", self.truncate, self.truncate != "", "some text")
+        for name in ("top_k", "beams", "no_repeat_ngram"):
+            check_option(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        for name in ("top_p", "typical_p"):
+            value = getattr(self, name)
+            check_option(name, value, 0 < value <= 1, "more than 0, up to 1")
+        check_option("min-p", self.min_p, 0 <= self.min_p <= 1, "0 to 1")
+        penalty = self.repetition_penalty
+        check_option("repetition-penalty", penalty, 0.01 <= penalty <= 100, "0.01 to 100")
+        check_option(
+            "length-penalty", self.length_penalty, -10 <= self.length_penalty <= 10, "-10 to 10"
+        )
         check_option("seed", self.seed, self.seed is None or self.seed >= 0, "0 or more")
-        if self.keywords.strip() and not self.keyword_list:
-            check_option("keywords", self.keywords, False, "words; these are only punctuation")
+        check_option(
+            "sections",
+            self.sections,
+            self.sections in (("title",), ("title", "body")),
+            "title, or title body",
+        )
+        self._check_keywords()
+        if self.beams and self.beams < self.nsamples:
+            raise UserError(
+                f"--beams {self.beams} can't give --nsamples {self.nsamples} texts",
+                f"give --nsamples {self.beams} or less",
+            )
         if self.run_name and self.model:
             raise UserError(
                 f"--run-name {self.run_name} and --model {self.model} both name a model",
                 "give one of them",
             )
 
+    def _check_keywords(self) -> None:
+        if self.keywords.strip() and not self.keyword_list:
+            check_option("keywords", self.keywords, False, "words; these are only punctuation")
+        count = len(self.keyword_list)
+        if self.keyword_mode == "guarantee" and count > _MOST_KEYWORDS:
+            raise UserError(
+                f"--keywords has {count:,} keywords, and {_MOST_KEYWORDS} can be guaranteed",
+                "give fewer, or --keyword-mode prefer",
+            )
+        banned = {word.casefold() for word in self.bad_word_list}
+        for keyword in self.keyword_list:
+            if keyword.casefold() in banned:
+                raise UserError(
+                    f"--keywords and --bad-words both have {keyword!r}", "take it out of one"
+                )
+        if self.prompt is not None and (self.keywords or self.category or self.prefix):
+            raise UserError(
+                f"--prompt {self.prompt!r} comes with --keywords, --category or --prefix",
+                "write them into the prompt, or leave it out",
+            )
+
     @property
     def keyword_list(self) -> list[str]:
         """The keywords, as the encoder would write them."""
         return distinct_keywords(self.keywords.replace(",", " ").split())
+
+    @property
+    def bad_word_list(self) -> list[str]:
+        """The words that do not come."""
+        return [word for text in self.bad_words.split(",") if (word := text.strip())]
+
+    @property
+    def whole(self) -> bool:
+        """Whether a body is written too, where the model writes one."""
+        return self.format != "text" or "body" in self.sections
+
+    @property
+    def candidate_count(self) -> int:
+        """The texts that are written for each that is wanted."""
+        wish = self.keyword_list and self.keyword_mode != "plain"
+        return self.candidates or (4 if wish else 1)

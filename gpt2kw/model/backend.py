@@ -43,4 +43,27 @@ with _standard_error_aside():
     tf.config.list_physical_devices()
     tf.get_logger().setLevel("ERROR")
 
-__all__ = ["tf"]
+__all__ = ["choose_precision", "tf"]
+
+
+def choose_precision(wanted: str) -> tf.DType:
+    """Return the type of matrix products: for auto the best that the hardware multiplies."""
+    if wanted != "auto":
+        return tf.as_dtype(wanted)
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return tf.bfloat16 if _cpu_has_bfloat16() else tf.float32
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    oldest = min(detail.get("compute_capability", (0, 0)) for detail in details)
+    # Ampere, 8.0, was the first with bfloat16; Volta, 7.0, the first to gain by float16.
+    return tf.bfloat16 if oldest >= (8, 0) else tf.float16 if oldest >= (7, 0) else tf.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = next((line for line in file if line.startswith("flags")), "").split()
+    except OSError:
+        return False
+    # AVX-512 BF16 alone is no faster than float32 for models of this size.
+    return "amx_bf16" in flags

@@ -155,6 +155,22 @@ class Tokenizer:
                 ids += next(encodings).ids
             yield ids
 
+    def encode_content(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of texts without any mark."""
+        encodings = self._fast.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def pieces(self) -> list[bytes]:
+        """Return the bytes that each token stands for; none for marks."""
+        of = {character: byte for byte, character in enumerate(_byte_characters())}
+        pieces = [b""] * self.size
+        for text, token in self._fast.get_vocab(with_added_tokens=False).items():
+            if token not in self._marks:
+                # A token that someone added by hand may hold any character.
+                known = all(character in of for character in text)
+                pieces[token] = bytes(of[c] for c in text) if known else text.encode()
+        return pieces
+
     def decode(self, ids: Iterable[int]) -> Document:
         """Read token ids, a model's or `encode`'s, as a document."""
         pieces: list[tuple[str, list[int]]] = [(START, [])]
@@ -167,3 +183,14 @@ class Tokenizer:
             (mark, self._fast.decode(content, skip_special_tokens=False))
             for mark, content in pieces
         )
+
+
+def _byte_characters() -> list[str]:
+    """Return the character that stands for each byte in a byte-level vocabulary.
+
+    Printable ones of Latin-1 stand for themselves, the others for those from U+0100 on
+    (Radford et al. 2019, GPT-2's encoder).
+    """
+    others = iter(range(256, 512))
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]

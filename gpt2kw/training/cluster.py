@@ -289,9 +289,8 @@ def _go_to(task: _Task) -> None:
 
 
 def _train(task: _Task, context: Any, chief: bool, stop: Stop, bar: Any) -> FinetuneReport:
-    from gpt2kw.model.backend import tf
+    from gpt2kw.model.backend import choose_precision, tf
     from gpt2kw.training.loop import start_training
-    from gpt2kw.training.step import choose_precision
     from gpt2kw.training.team import Team
 
     # Processes of a machine would each use all of its cores.

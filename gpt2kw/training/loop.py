@@ -11,9 +11,10 @@ from typing import Any
 from tqdm import tqdm
 
 from gpt2kw.errors import UserError
-from gpt2kw.generation.decoder import Decoder
 from gpt2kw.generation.generator import Generator
+from gpt2kw.generation.network import CachedNetwork
 from gpt2kw.generation.options import GenerateOptions
+from gpt2kw.model.backend import choose_precision
 from gpt2kw.model.folder import Model, new_model
 from gpt2kw.model.named import MINI, MINI_SHAPE, MINI_VOCABULARY, find_model
 from gpt2kw.model.runs import TOKENS_FOLDER, Checkpoint, Run
@@ -190,18 +191,19 @@ class Training:
         self._validation, self._validation_checksum = self._validation_batches()
         self._schedule = learning_rate(options)
         self._step = TrainStep(model, options, self._schedule, team.strategy)
-        self._generator = Generator(
-            model.tokenizer,
-            Decoder(self._step.variables(), model.config),
-            model.context,
-            model.about,
-        )
+        dtype = choose_precision(options.precision)
+        network = CachedNetwork(self._step.variables(), model.config, dtype)
+        self._generator = Generator(model.tokenizer, network, model.config, model.about)
+        # Plain, so that samples show what the model has learnt of keywords.
         self._sampling = GenerateOptions(
-            keywords=options.sample_keywords, nsamples=_SAMPLES, seed=options.seed
+            keywords=options.sample_keywords,
+            keyword_mode="plain",
+            nsamples=_SAMPLES,
+            seed=options.seed,
         )
         if options.sample_every:
             # Else keywords that this text has no use for would end the run at its first samples.
-            self._generator.prompt(self._sampling)
+            self._generator.check(self._sampling)
         self._done = 0
         self._progress = _Progress()
         self._window = Window()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpt2kw.errors import UserError
-from gpt2kw.model.backend import tf
+from gpt2kw.model.backend import choose_precision, tf
 from gpt2kw.model.folder import EMBEDDING, Model
 from gpt2kw.model.keras import keras_weights, named_variables, to_keras
 from gpt2kw.training.batches import Batch
@@ -35,29 +35,6 @@ def choose_strategy(devices: tuple[str, ...]) -> tf.distribute.Strategy:
     if chosen:
         return tf.distribute.OneDeviceStrategy(chosen[0])
     return tf.distribute.get_strategy()
-
-
-def choose_precision(wanted: str) -> tf.DType:
-    """Return the type of matrix products: for auto the best that the hardware multiplies."""
-    if wanted != "auto":
-        return tf.as_dtype(wanted)
-    gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
-        return tf.bfloat16 if _cpu_has_bfloat16() else tf.float32
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    oldest = min(detail.get("compute_capability", (0, 0)) for detail in details)
-    # Ampere, 8.0, was the first with bfloat16; Volta, 7.0, the first to gain by float16.
-    return tf.bfloat16 if oldest >= (8, 0) else tf.float16 if oldest >= (7, 0) else tf.float32
-
-
-def _cpu_has_bfloat16() -> bool:
-    try:
-        with open("/proc/cpuinfo") as file:
-            flags = next((line for line in file if line.startswith("flags")), "").split()
-    except OSError:
-        return False
-    # AVX-512 BF16 alone is no faster than float32 for models of this size.
-    return "amx_bf16" in flags
 
 
 @dataclass(frozen=True)

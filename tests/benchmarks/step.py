@@ -33,12 +33,13 @@ def measure(way: str, name: str) -> float:
 
     if way == "gpt2kw without XLA":
         tf.function = compiled
+    from gpt2kw.model.backend import choose_precision
     from gpt2kw.model.folder import EMBEDDING, new_model
     from gpt2kw.text.format import Record
     from gpt2kw.training.batches import Batch
     from gpt2kw.training.optimizer import learning_rate
     from gpt2kw.training.options import FinetuneOptions
-    from gpt2kw.training.step import TrainStep, choose_precision
+    from gpt2kw.training.step import TrainStep
 
     rng = np.random.default_rng(0)
     model = new_model([Record(title="a title")], 300, 0, **SHAPES[name])

@@ -1,0 +1,342 @@
+"""GPT-2's forward pass with a key-value cache, and the loop that adds a token a step.
+
+It reads weights by PyTorch's names, so that a fresh process generates without building
+a Keras model, and a training run samples from the variables that it is training. A row
+of a batch gets the same numbers, bit for bit, whatever stands in the other rows.
+"""
+
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from gpt2kw.model.backend import tf
+from gpt2kw.model.folder import EMBEDDING
+
+_POSITIONS = "transformer.wpe.weight"
+_WIDTH = 16
+"""Prompts are padded to a multiple of this many tokens."""
+_GROWTH = 32
+"""Columns by which the cache grows."""
+_LEAST_COLUMNS = 64
+"""From here on the sums over a row's columns do not depend on how many are masked."""
+_LONGEST_SUM = 768
+"""Longer inner products are done in parts, since libraries split them in ways of their own
+for some numbers of rows."""
+_LEAST_ROWS = 2
+_LEAST_ROWS_OF_LOGITS = 16
+"""Products of fewer rows have kernels of their own."""
+
+
+class Search(Protocol):
+    """Chooses tokens. Its rows are texts in the making."""
+
+    prompt_rows: Sequence[int]
+    """For each row at the start, the number of its prompt."""
+    reorders: bool
+    """Whether a row may go on from another one's past."""
+
+    def choose(self, logits: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Take float32 [rows, vocabulary] and its logarithms of summed powers, [rows].
+
+        Returns the next token of each row and the row whose past it goes on from, both
+        int32 [rows], and false if it wants to `compact` before it is asked again.
+        """
+
+    def compact(self) -> np.ndarray:
+        """Forget the rows that have ended; return the places of the others, int32."""
+
+    def sequence(self, row: int) -> tuple[list[int], list[int]]:
+        """Return a row's prompt and its tokens, for what the model can't see at once."""
+
+
+class CachedNetwork:
+    """A GPT-2 that is asked by a `Search`."""
+
+    def __init__(
+        self, weights: Mapping[str, Any], config: Mapping[str, Any], dtype: tf.DType
+    ) -> None:
+        """Take arrays or variables by PyTorch's names; variables are read at each call.
+
+        Matrix products are done in `dtype`.
+        """
+        self._weights = weights
+        self._layers = config["n_layer"]
+        self._heads = config["n_head"]
+        self._width = config["n_embd"]
+        self._size = self._width // self._heads
+        self._epsilon = config.get("layer_norm_epsilon", 1e-5)
+        self._context = config["n_positions"]
+        self._dtype = dtype
+        self._lock = threading.Lock()
+        self._search: Search
+        self._steps_left = 0
+        changing = any(isinstance(weight, tf.Variable) for weight in weights.values())
+        self._ready = None if changing else self._prepare()
+        number = tf.TensorSpec([], tf.int32)
+        numbers = tf.TensorSpec([None], tf.int32)
+        cache = [tf.TensorSpec([None, self._size], dtype)] * (2 * self._layers)
+        self._read = tf.function(
+            self._read_prompts,
+            input_signature=[tf.TensorSpec([None, None], tf.int32), numbers, number],
+        )
+        self._add = {
+            reorders: tf.function(
+                lambda *inputs, reorders=reorders: self._add_tokens(reorders, *inputs),
+                input_signature=[numbers, numbers, numbers, number, number, *cache],
+            )
+            for reorders in (False, True)
+        }
+
+    def decode(self, prompts: list[list[int]], search: Search) -> None:
+        """Ask `search` for tokens until all its rows have ended.
+
+        Rows that have ended are dropped now and then. A text that is longer than what the
+        model sees goes on behind half its prompt at most and its own last part.
+
+        Args:
+            prompts: token ids, 1 to the model's context of them in each.
+            search: what chooses, and keeps what was chosen.
+        """
+        with self._lock:
+            self._search = search
+            ids, lengths = _beside(prompts)
+            rows = np.array(search.prompt_rows, np.int32)
+            columns = lengths[rows]
+            total = self._columns_for(columns)
+            logits, highest, sums, *cache = self._read(ids, lengths, total)
+            behind = (values.numpy()[rows] for values in (logits, highest, sums))
+            tokens, parents, _ = self._ask(*behind)
+            rows = rows[parents]
+            while len(going := search.compact()):
+                rows, tokens, columns = rows[going], tokens[going], columns[going]
+                if (columns == self._context).any():
+                    rows, columns, cache = self._slide(rows, columns, cache, total)
+                old, total = total, self._columns_for(columns)
+                self._steps_left = steps = int(total - columns.max())
+                tokens, *cache = self._add[search.reorders](
+                    rows, tokens, columns, old, total, *cache
+                )
+                tokens, rows = tokens.numpy(), np.arange(len(tokens), dtype=np.int32)
+                columns += steps - self._steps_left
+
+    def _columns_for(self, columns: np.ndarray) -> np.int32:
+        wanted = -(-(columns.max() + 1) // _GROWTH) * _GROWTH
+        return np.int32(min(max(wanted, _LEAST_COLUMNS), self._context))
+
+    def _slide(self, rows, columns, cache, total):
+        """Read anew the rows that have no column left, as shorter texts.
+
+        Returns what `_add_tokens` takes; the rows of the cache behind the old ones are new.
+        """
+        full = np.flatnonzero(columns == self._context)
+        kept = self._context // 2
+        windows = []
+        for row in full:
+            prompt, tokens = self._search.sequence(row)
+            head = prompt[: kept // 2]
+            # The last token is not in the cache yet.
+            windows.append(head + (prompt[len(head) :] + tokens)[len(head) - kept : -1])
+        ids, lengths = _beside(windows)
+        _, _, _, *fresh = self._read(ids, lengths, total)
+        behind = cache[0].shape[0] // (self._heads * int(total))
+        rows, columns = rows.copy(), columns.copy()
+        rows[full] = behind + np.arange(len(full))
+        columns[full] = lengths
+        return rows, columns, [tf.concat(parts, axis=0) for parts in zip(cache, fresh, strict=True)]
+
+    # What is compiled. A cache holds for each layer keys and values, each [rows * heads *
+    # columns, size of a head]: flat, so that a token's are written in place.
+
+    def _read_prompts(self, ids, lengths, total):
+        """Return what `_logits` does behind prompts, and the cache."""
+        weights = self._ready or self._prepare()
+        count, width = tf.unstack(tf.shape(ids))
+        x = tf.gather(weights.tokens, ids) + weights.positions[:width]
+        x = tf.reshape(x, [-1, self._width])
+        # Over all columns, for sums over few are added up in ways of their own.
+        later = tf.range(total)[None, :] > tf.range(width)[:, None]
+        cache = []
+
+        def attend(joint):
+            joint = tf.reshape(joint, [count, width, 3, self._heads, self._size])
+            query, key, value = tf.unstack(tf.transpose(joint, [2, 0, 3, 1, 4]))
+            behind = [[0, 0], [0, 0], [0, total - width], [0, 0]]
+            key, value = tf.pad(key, behind), tf.pad(value, behind)
+            cache.extend(tf.reshape(part, [-1, self._size]) for part in (key, value))
+            mixed = self._mix(query, key, value, later)
+            return tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [-1, self._width])
+
+        for block in weights.blocks:
+            x = self._block(x, block, attend)
+        last = tf.gather(x, tf.range(count) * width + lengths - 1)
+        return (*self._logits(weights, last), *cache)
+
+    def _add_tokens(self, reorders, rows, tokens, columns, old, total, *cache):
+        """Add `tokens` and those that the search chooses then, until it says stop.
+
+        Takes the cache's `rows` in this order, [rows]; their next columns, [rows]; and how
+        many columns the cache has and shall have. Returns the tokens that come next, and
+        the cache.
+        """
+        weights = self._ready or self._prepare()
+        cache = [self._regrown(part, rows, old, total) for part in cache]
+
+        def add(_goes_on, tokens, columns, *cache):
+            *behind, cache = self._step(weights, tokens, columns, cache, total)
+            tokens, parents, goes_on = tf.numpy_function(
+                self._ask, behind, [tf.int32, tf.int32, tf.bool]
+            )
+            tokens.set_shape([None])
+            goes_on.set_shape([])
+            if reorders:
+                cache = [self._regrown(part, parents, total, total) for part in cache]
+            return goes_on, tokens, columns + 1, *cache
+
+        start = tf.constant(True), tf.ensure_shape(tokens, [None]), columns, *cache
+        _, tokens, _, *cache = tf.while_loop(lambda goes_on, *_: goes_on, add, start)
+        return tokens, *cache
+
+    def _ask(self, logits, highest, sums):
+        # Behind full vectors TensorFlow's logarithm rounds otherwise than inside.
+        totals = (highest + np.log(sums.astype(np.float64))).astype(np.float32)
+        tokens, parents, goes_on = self._search.choose(logits, totals)
+        self._steps_left -= 1
+        return tokens, parents, np.bool_(goes_on and self._steps_left > 0)
+
+    def _regrown(self, part, rows, old, total):
+        shape = [-1, self._heads, old, self._size]
+        picked = tf.gather(tf.reshape(part, shape), rows)
+        wider = tf.pad(picked, [[0, 0], [0, 0], [0, total - old], [0, 0]])
+        return tf.reshape(wider, [-1, self._size])
+
+    def _step(self, weights, tokens, columns, cache, total):
+        """Return what `_logits` does behind one more token of each row, and the cache."""
+        count = tf.shape(tokens)[0]
+        x = tf.gather(weights.tokens, tokens) + tf.gather(weights.positions, columns)
+        later = (tf.range(total)[None] > columns[:, None])[:, None, None]
+        heads = tf.range(count)[:, None] * self._heads + tf.range(self._heads)
+        places = tf.reshape(heads * total + columns[:, None], [-1])
+        parts, written = iter(cache), []
+
+        def attend(joint):
+            joint = tf.reshape(joint, [count, 3, self._heads, self._size])
+            query, *fresh = tf.unstack(joint, axis=1)
+            whole = []
+            for new in fresh:
+                new = tf.reshape(new, [-1, self._size])
+                # A scatter would copy the cache: two thirds of the time of large batches.
+                part = tf.raw_ops.InplaceUpdate(x=next(parts), i=places, v=new)
+                part = tf.ensure_shape(part, [None, self._size])
+                written.append(part)
+                whole.append(tf.reshape(part, [count, self._heads, total, self._size]))
+            mixed = self._mix(query[:, :, None], *whole, later)
+            return tf.reshape(mixed, [-1, self._width])
+
+        for block in weights.blocks:
+            x = self._block(x, block, attend)
+        return (*self._logits(weights, x), written)
+
+    def _mix(self, query, key, value, later):
+        """Return attention's output, [rows, heads, queries, size of a head]."""
+        scores = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)
+        shares = tf.nn.softmax(tf.where(later, -1e9, scores / math.sqrt(self._size)))
+        return tf.matmul(tf.cast(shares, self._dtype), value)
+
+    def _block(self, x, block, attend):
+        """Return float32 [tokens, width] behind one layer."""
+        joint = self._linear(self._norm(x, *block.norm_1), *block.joint)
+        x += tf.cast(self._linear(attend(joint), *block.out), tf.float32)
+        inner = self._linear(self._norm(x, *block.norm_2), *block.wide)
+        inner = tf.nn.gelu(inner, approximate=True)
+        return x + tf.cast(self._linear(inner, *block.narrow), tf.float32)
+
+    def _at_least(self, rows, x):
+        return tf.pad(x, [[0, tf.maximum(0, rows - tf.shape(x)[0])], [0, 0]])
+
+    def _linear(self, x, parts, bias):
+        count = tf.shape(x)[0]
+        x = self._at_least(_LEAST_ROWS, x)
+        pieces = tf.split(x, [part.shape[0] for part in parts], axis=1)
+        products = [tf.matmul(piece, part) for piece, part in zip(pieces, parts, strict=True)]
+        total = tf.add_n(products) if len(products) > 1 else products[0]
+        return tf.nn.bias_add(total, bias)[:count]
+
+    def _norm(self, x, gain, bias):
+        centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+        variance = tf.reduce_mean(centred * centred, axis=-1, keepdims=True)
+        # Roots and quotients are exact; rsqrt is not the same inside and behind full vectors.
+        # Without the maximum, which changes nothing, TensorFlow would make an rsqrt of them.
+        normal = centred / tf.maximum(tf.sqrt(variance + self._epsilon), 0.0)
+        return tf.cast(normal * gain + bias, self._dtype)
+
+    def _logits(self, weights, x):
+        """Return logits, float32 [rows, vocabulary], each row's highest and its sum of powers."""
+        hidden = self._norm(x, *weights.final_norm)
+        hidden = self._at_least(_LEAST_ROWS_OF_LOGITS, hidden)
+        logits = tf.cast(tf.matmul(hidden, weights.centred, transpose_b=True), tf.float32)
+        common = tf.reduce_sum(tf.cast(hidden, tf.float32) * weights.mean, axis=1, keepdims=True)
+        logits = (logits + common)[: tf.shape(x)[0]]
+        highest = tf.reduce_max(logits, axis=1, keepdims=True)
+        return logits, highest[:, 0], tf.reduce_sum(tf.exp(logits - highest), axis=1)
+
+    def _prepare(self) -> "_Prepared":
+        """Return the weights in the types and parts in which they are used."""
+        get = {name: tf.convert_to_tensor(weight) for name, weight in self._weights.items()}.get
+        pairs = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+
+        def pair(name):
+            weight, bias = get(f"transformer.{name}.weight"), get(f"transformer.{name}.bias")
+            bias = tf.reshape(bias, [-1])
+            if len(weight.shape) == 1:
+                return weight, bias
+            count = -(-weight.shape[0] // _LONGEST_SUM)
+            parts = tf.split(tf.cast(weight, self._dtype), _even(weight.shape[0], count))
+            return parts, tf.cast(bias, self._dtype)
+
+        blocks = [
+            _Block(*(pair(f"h.{layer}.{name}") for name in pairs)) for layer in range(self._layers)
+        ]
+        tokens = get(EMBEDDING)
+        # Logits have a large part in common, which leaves bfloat16 few digits for the rest.
+        mean = tf.reduce_mean(tokens, axis=0)
+        centred = tf.cast(tokens - mean, self._dtype)
+        return _Prepared(tokens, get(_POSITIONS), blocks, pair("ln_f"), centred, mean)
+
+
+class _Block(NamedTuple):
+    """A layer's weights with their biases; those of products in parts."""
+
+    norm_1: Any
+    joint: Any
+    out: Any
+    norm_2: Any
+    wide: Any
+    narrow: Any
+
+
+class _Prepared(NamedTuple):
+    tokens: Any
+    positions: Any
+    blocks: list[_Block]
+    final_norm: Any
+    centred: Any
+    """The embedding less `mean`, in the reduced precision."""
+    mean: Any
+
+
+def _even(length: int, count: int) -> list[int]:
+    """Return `count` sizes that differ by one at most."""
+    return [(length + place) // count for place in range(count)]
+
+
+def _beside(prompts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return int32 [prompts, width], zeros behind each, and their lengths."""
+    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
+    width = -(-int(lengths.max()) // _WIDTH) * _WIDTH
+    ids = np.zeros((len(prompts), width), np.int32)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = prompt
+    return ids, lengths

@@ -1,0 +1,83 @@
+"""Texts that a model wrote, and which of several is the best."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from gpt2kw.text.format import Document
+from gpt2kw.text.inflection import keyword_pattern
+
+_STUFFING = 0.5
+"""Nats per token that two keywords side by side are worth."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text, and what is known of it."""
+
+    document: Document
+    request: int = 0
+    """The place of the request that it is for."""
+    number: int = 0
+    """Which of that request's texts it is, from 0."""
+    keywords: tuple[str, ...] = ()
+    """Those that were asked for, unless in plain mode."""
+    nats: float = 0.0
+    """What it costs by the model, per token."""
+    forced: int = 0
+    """The tokens for which the model had no choice."""
+
+    @property
+    def title(self) -> str:
+        """The title, which may be empty."""
+        return self.document.record.title or ""
+
+    @property
+    def missing(self) -> list[str]:
+        """The keywords that the title does not have in any form."""
+        return [word for word in self.keywords if not keyword_pattern(word).search(self.title)]
+
+    def shown(self, sections: Sequence[str]) -> str:
+        """Return the sections as text, a line break between them."""
+        parts = (getattr(self.document.record, section) for section in sections)
+        return "\n".join(part for part in parts if part)
+
+    def rank(self) -> tuple:
+        """Return what sorts better texts first.
+
+        A text with more keywords comes first, then a whole one, then one that was led less
+        by force, then the one that is more natural: that the model finds likelier, and
+        that does not set keyword beside keyword.
+        """
+        stuffed = _STUFFING * keywords_side_by_side(self.title, self.keywords)
+        return len(self.missing), not self.document.finished, self.forced, self.nats + stuffed
+
+
+def keywords_side_by_side(text: str, keywords: Sequence[str]) -> int:
+    """Count the keywords that follow another one with nothing but a space between them."""
+    spans = [match.span() for word in keywords for match in keyword_pattern(word).finditer(text)]
+    ends = {end for _, end in spans}
+    return sum(start - 1 in ends and text[start - 1] == " " for start, _ in spans)
+
+
+def normal_form(text: str) -> str:
+    """Return what two texts share that differ in case, punctuation and spaces alone."""
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(re.findall(r"\w+", text)) or text.strip()
+
+
+def cut(text: Text, prefix: str, truncate: str | None, include_prefix: bool) -> Text:
+    """Return a text cut before the first `truncate` behind its prefix, and without the prefix.
+
+    The prefix stands at the title's beginning, or the body's if there is one in the prompt.
+    """
+    record, finished = text.document.record, text.document.finished
+    title = record.title or ""
+    begin = len(prefix) if title.startswith(prefix) else 0
+    place = title.find(truncate, begin) if truncate else -1
+    if place >= 0:
+        record, finished = replace(record, title=title[:place], body=None), True
+    if not include_prefix:
+        record = replace(record, title=(record.title or "")[begin:])
+    return replace(text, document=replace(text.document, record=record, finished=finished))

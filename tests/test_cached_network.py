@@ -1,0 +1,174 @@
+"""The forward pass with a cache: agreement with transformers, and rows that don't mix."""
+
+import numpy as np
+import pytest
+from conftest import TITLES
+
+from gpt2kw.generation.beams import BeamSearch
+from gpt2kw.generation.network import CachedNetwork
+from gpt2kw.generation.sampling import Path, Rules, Sampler, Sampling
+from gpt2kw.model.backend import tf
+from gpt2kw.model.folder import new_model
+from gpt2kw.text.format import Record
+
+LIKELIEST = Sampling(top_k=1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A model whose weights are so large that its choices are clear."""
+    records = [Record(category, title, title) for category, title in TITLES]
+    model = new_model(records, 400, 0, n_layer=2, n_head=2, n_embd=32, n_positions=64)
+    rng = np.random.default_rng(0)
+    for name, weight in model.weights.items():
+        noise = rng.normal(0, 2.0 if "wpe" in name else 0.3, weight.shape)
+        model.weights[name] = (weight + noise).astype(np.float32)
+    return model
+
+
+@pytest.fixture(scope="module")
+def keras_model(model):
+    from gpt2kw.model.keras import to_keras
+
+    return to_keras(model)
+
+
+def prompts(model):
+    records = [Record("cats", "cat wall", "The"), Record(title=""), Record(None, "a b c", "Why my")]
+    return list(model.tokenizer.encode(records, finished=False))
+
+
+def rules(model, max_tokens, stops=()):
+    return Rules(np.ones(model.config["vocab_size"], bool), tuple(stops) or (-1,), max_tokens)
+
+
+def paths(some, seed=0):
+    return [
+        Path(place, prompt, 0, np.random.default_rng((seed, *prompt)))
+        for place, prompt in enumerate(some)
+    ]
+
+
+def decode(model, some, max_tokens, sampling=LIKELIEST, dtype=tf.float32, seed=0, stops=()):
+    network = CachedNetwork(model.weights, model.config, dtype)
+    texts = paths(some, seed)
+    network.decode(some, Sampler(texts, sampling, rules(model, max_tokens, stops)))
+    return texts
+
+
+def greedy(keras_model, prompt, count):
+    ids = list(prompt)
+    for _ in range(count):
+        ids.append(int(np.argmax(keras_model(tf.constant([ids])).logits[0, -1])))
+    return ids[len(prompt) :]
+
+
+def test_greedy_choices_agree_with_transformers_for_prompts_of_any_length(model, keras_model):
+    some = prompts(model)
+    for prompt, text in zip(some, decode(model, some, 20), strict=True):
+        assert text.tokens == greedy(keras_model, prompt, 20)
+        assert len(set(text.tokens)) > 5
+
+
+def test_what_a_text_costs_is_what_transformers_says(model, keras_model):
+    prompt = prompts(model)[0]
+    (text,) = decode(model, [prompt], 12, Sampling())
+    logits = keras_model(tf.constant([prompt + text.tokens])).logits[0]
+    costs = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        text.tokens, logits[len(prompt) - 1 : -1]
+    )
+    assert text.nats == pytest.approx(float(tf.reduce_sum(costs)), abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
+def test_a_text_is_the_same_alone_and_beside_any_others(model, dtype):
+    some = [*prompts(model), *([9] * length for length in (1, 17, 33))]
+    together = decode(model, some, 20, Sampling(), dtype)
+    for prompt, text in zip(some, together, strict=True):
+        (alone,) = decode(model, [prompt], 20, Sampling(), dtype)
+        assert alone.tokens == text.tokens
+        assert alone.nats == text.nats
+
+
+def test_many_texts_of_one_prompt_are_the_same_alone(model):
+    prompt = prompts(model)[0]
+    network = CachedNetwork(model.weights, model.config, tf.float32)
+    randoms = [np.random.default_rng(number) for number in range(9)]
+    together = [Path(0, prompt, 0, random) for random in randoms]
+    network.decode([prompt], Sampler(together, Sampling(), rules(model, 15)))
+    (alone,) = [Path(0, prompt, 0, np.random.default_rng(4))]
+    network.decode([prompt], Sampler([alone], Sampling(), rules(model, 15)))
+    assert alone.tokens == together[4].tokens
+    assert len({tuple(path.tokens) for path in together}) == 9
+
+
+def test_a_text_ends_behind_its_stop_and_the_others_go_on(model):
+    some = prompts(model)
+    free = decode(model, some, 20)
+    stop = free[0].tokens[4]
+    for before, after in zip(free, decode(model, some, 20, stops=[stop]), strict=True):
+        place = before.tokens.index(stop) + 1 if stop in before.tokens else 20
+        assert after.tokens == before.tokens[:place]
+
+
+def test_a_text_longer_than_the_context_goes_on_behind_its_last_part(model, keras_model):
+    prompt = prompts(model)[0]
+    long, short = decode(model, [prompt, prompt[:3]], 100)
+    head, kept = prompt[:32], 32
+    assert long.tokens[: 64 - len(prompt)] == greedy(keras_model, prompt, 64 - len(prompt))
+    # The token that finds no column left is chosen; then the model sees half its context.
+    behind = long.tokens[: 64 - len(prompt) + 1]
+    seen = head + behind[len(head) - kept :]
+    place = len(behind)
+    assert long.tokens[place : place + 10] == greedy(keras_model, seen, 10)
+    assert len(long.tokens) == len(short.tokens) == 100
+    (alone,) = decode(model, [prompt[:3]], 100)
+    assert alone.tokens == short.tokens
+
+
+def test_variables_are_read_anew_at_each_call(model):
+    weights = {name: tf.Variable(weight) for name, weight in model.weights.items()}
+    network = CachedNetwork(weights, model.config, tf.float32)
+    some = prompts(model)
+    first, second = paths(some), paths(some)
+    network.decode(some, Sampler(first, LIKELIEST, rules(model, 8)))
+    assert [path.tokens for path in first] == [path.tokens for path in decode(model, some, 8)]
+    weights["transformer.ln_f.weight"].assign(-model.weights["transformer.ln_f.weight"])
+    network.decode(some, Sampler(second, LIKELIEST, rules(model, 8)))
+    assert [path.tokens for path in second] != [path.tokens for path in first]
+
+
+def test_prompts_of_all_lengths_share_two_compiled_functions(model):
+    network = CachedNetwork(model.weights, model.config, tf.float32)
+    for length in (1, 5, 16, 17, 40):
+        some = [[9] * length, [9]]
+        network.decode(some, Sampler(paths(some), Sampling(), rules(model, 30)))
+    assert network._read.experimental_get_tracing_count() == 1
+    assert network._add[False].experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize("length_penalty", [1.0, 0.5])
+@pytest.mark.parametrize("beams", [2, 5])
+def test_beam_search_agrees_with_transformers(model, keras_model, beams, length_penalty):
+    network = CachedNetwork(model.weights, model.config, tf.float32)
+    stop = greedy(keras_model, prompts(model)[0], 6)[4]
+    for prompt in prompts(model):
+        theirs = keras_model.generate(
+            tf.constant([prompt]),
+            attention_mask=tf.ones([1, len(prompt)], tf.int32),
+            num_beams=beams,
+            num_return_sequences=beams,
+            max_new_tokens=12,
+            length_penalty=length_penalty,
+            eos_token_id=stop,
+            pad_token_id=0,
+            do_sample=False,
+            early_stopping=False,
+        ).numpy()[:, len(prompt) :]
+        search = BeamSearch(paths([prompt]), beams, length_penalty, rules(model, 12, [stop]))
+        network.decode([prompt], search)
+        ours = [path.tokens for path in search.best(0)]
+        assert len(ours) == beams
+        for mine, other in zip(ours, theirs.tolist(), strict=True):
+            assert mine == other[: len(mine)]
+            assert not any(other[len(mine) :])
