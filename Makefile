@@ -19,17 +19,18 @@ ENCODE ?=
 FINETUNE ?=
 GENERATE ?=
 EXPORT ?=
+EVALUATE ?=
 
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup encode finetune generate export test lint format bench clean
+.PHONY: help demo setup encode finetune generate evaluate export test lint format bench clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 	@echo
-	@echo "Variables: DATA TEXT MODEL RUN STEPS KEYWORDS FOLDER, and ENCODE FINETUNE GENERATE EXPORT"
+	@echo "Variables: DATA TEXT MODEL RUN STEPS KEYWORDS FOLDER, and ENCODE FINETUNE GENERATE EVALUATE EXPORT"
 	@echo "for more options. For example: make encode DATA=jokes.csv TEXT=jokes.txt ENCODE=\"--title-field joke\""
 
 demo: setup  ## See the whole path on the sample titles: encode, fine-tune, generate
@@ -66,6 +67,9 @@ data/titles.txt:
 
 generate: setup  ## New texts about KEYWORDS from checkpoint/RUN
 	$(PY) -m gpt2kw.generate --keywords "$(KEYWORDS)" --run-name $(RUN) $(GENERATE)
+
+evaluate: setup  ## Measure checkpoint/RUN on the validation text of TEXT
+	$(PY) -m gpt2kw.evaluate $(TEXT:.txt=.val.txt) --run-name $(RUN) $(EVALUATE)
 
 export: setup  ## checkpoint/RUN to FOLDER, for transformers and other tools
 	$(PY) -m gpt2kw.export $(RUN) $(FOLDER) $(EXPORT)

@@ -23,6 +23,7 @@ setup(
         "numpy>=1.26",
         "pyarrow>=17",
         "ray[train]>=2.51",
+        "sacrebleu>=2.4,<3",
         "safetensors>=0.4.5",
         "spacy>=3.8,<3.9",
         # spaCy's small English model, as a package that an index can serve.

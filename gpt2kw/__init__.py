@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gpt2kw.errors import UserError as UserError
+    from gpt2kw.evaluation.measuring import evaluate as evaluate
     from gpt2kw.generation.export import export_model as export_model
     from gpt2kw.generation.generator import Generator as Generator
     from gpt2kw.text.decoding import decode_file as decode_file
@@ -18,6 +19,7 @@ _HOMES = {
     "decode_file": "gpt2kw.text.decoding",
     "decode_texts": "gpt2kw.text.decoding",
     "encode_keywords": "gpt2kw.text.encoding",
+    "evaluate": "gpt2kw.evaluation.measuring",
     "export_model": "gpt2kw.generation.export",
     "finetune": "gpt2kw.training.loop",
 }

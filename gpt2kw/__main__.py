@@ -2,6 +2,7 @@
 
 import inspect
 
+from gpt2kw.evaluation.options import EvaluateOptions
 from gpt2kw.generation.export import ExportOptions
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.text.decoding import DecodeOptions
@@ -14,6 +15,7 @@ _COMMANDS = {
     "generate": GenerateOptions,
     "decode": DecodeOptions,
     "export": ExportOptions,
+    "evaluate": EvaluateOptions,
 }
 
 if __name__ == "__main__":

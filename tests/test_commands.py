@@ -15,6 +15,7 @@ from conftest import assert_one_error_line, run_command, write_titles
 
 from gpt2kw.command import parse_options
 from gpt2kw.errors import UserError
+from gpt2kw.evaluation.options import EvaluateOptions
 from gpt2kw.generation.export import ExportOptions
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.model.folder import Model
@@ -30,6 +31,7 @@ OPTIONS = {
     "generate": GenerateOptions,
     "decode": DecodeOptions,
     "export": ExportOptions,
+    "evaluate": EvaluateOptions,
 }
 
 
@@ -159,6 +161,10 @@ BAD_CALLS = [
     (("export", "checkpoint/run1/ckpt-5", "model"), ["no run 'run1'"]),
     (("export", "run1", "model", "--precision", "int8"), ["int8"]),
     (("export", "run1"), ["FOLDER"]),
+    (("evaluate", "titles.csv"), ["no run 'run1'", "make finetune"]),
+    (("evaluate", "titles.csv", "--prompts", "0"), ["--prompts is 0"]),
+    (("evaluate", "titles.csv", "--model", "no/such"), ["-o FOLDER"]),
+    (("evaluate", "titles.csv", "--model", "no/such/folder", "-o", "r"), ["no model folder"]),
 ]
 
 
@@ -220,12 +226,12 @@ def test_help_shows_every_option_with_its_default(tmp_path, name):
         if option not in ("source", "text", "file", "output", "run", "folder"):
             flag = "--no-header" if option == "header" else f"--{option.replace('_', '-')}"
             (entry,) = [entry for entry in entries if entry.startswith(f"{flag} ")]
-            shown = shlex.join(value if isinstance(value, tuple) else [str(value)])
+            shown = shlex.join(map(str, value if isinstance(value, tuple) else [value]))
             assert f"(default: {shown})" in entry
 
 
 def _with_defaults(options):
-    needed = {"source": ("a.csv",), "output": "o.txt", "text": "t.txt", "file": "f.txt"}
+    needed = {"source": "a.csv", "output": "o.txt", "text": "t.txt", "file": "f.txt"}
     needed |= {"run": "r", "folder": "f"}
     return options(**{k: v for k, v in needed.items() if k in options.__dataclass_fields__})
 

@@ -60,7 +60,7 @@ def test_encode_decode_export_and_help_never_import_tensorflow():
         "gpt2kw.encode_keywords, gpt2kw.decode_file, gpt2kw.decode_texts, gpt2kw.UserError\n"
         "gpt2kw.export_model\n"
         "import gpt2kw.encode, gpt2kw.decode, gpt2kw.generate, gpt2kw.export, gpt2kw.command\n"
-        "import gpt2kw.training.options\n"
+        "import gpt2kw.training.options, gpt2kw.evaluation.options\n"
         "print({'tensorflow', 'spacy', 'ray', 'transformers'} & set(sys.modules))"
     )
     printed = subprocess.run(

@@ -119,8 +119,7 @@ def _check_columns(source: str, columns: list[str], present: list[str]) -> None:
         if column not in present:
             raise UserError(
                 f"{source} has no column {column!r}, only {', '.join(map(repr, present))}",
-                f"{did_you_mean(column, present)}name it with --title-field, --category-field, "
-                "--keywords-field or --body-field",
+                f"{did_you_mean(column, present)}name it with the option that ends in -field",
             )
         if present.count(column) > 1:
             raise UserError(

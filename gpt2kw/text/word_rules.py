@@ -48,11 +48,7 @@ class WordRules:
     def __init__(self, ruler: AttributeRuler, lemmatizer: Lemmatizer) -> None:
         self._ruler = ruler
         self._lemmatizer = lemmatizer
-        if lemmatizer.lookups.has_table(_INDEX):
-            # Lists of up to 57,000 words as they come, which are searched for each new word.
-            index = lemmatizer.lookups.get_table(_INDEX)
-            for pos, words in list(index.items()):
-                index[pos] = frozenset(words)
+        quicken(lemmatizer)
         patterns = _patterns(ruler)
         used = {name for pattern in patterns for token in pattern for name in token}
         self._looked_at = [IDS[name] for name in (*_SETTABLE, *_FLAGS) if name in used]
@@ -112,6 +108,14 @@ class WordRules:
         """Forget all words, as spaCy's vocabulary does at the end of a memory zone."""
         for memory in (self._named, self._answers, self._lemmas, self._lemmatizer.cache):
             memory.clear()
+
+
+def quicken(lemmatizer: Lemmatizer) -> None:
+    """Turn the lists of up to 57,000 words that are searched for each new word into sets."""
+    if lemmatizer.lookups.has_table(_INDEX):
+        index = lemmatizer.lookups.get_table(_INDEX)
+        for pos, words in list(index.items()):
+            index[pos] = frozenset(words)
 
 
 class _Names:

@@ -69,15 +69,29 @@ class Network:
             starts: int32 [documents]; the first token of each document whose loss counts.
             seed: int32 scalar for dropout, or None for none.
         """
+        hidden, labels, counted = self._last_states(ids, lengths, starts, seed)
+        embedding = tf.convert_to_tensor(self._weights[EMBEDDING])
+        return _summed_loss(hidden, embedding, labels, counted)
+
+    def nats_of_each(self, ids, lengths, starts):
+        """Return the loss of each document, float32 [documents], without dropout.
+
+        Takes what `nats` takes. It has no gradient.
+        """
+        hidden, labels, counted = self._last_states(ids, lengths, starts, None)
+        embedding = tf.cast(self._weights[EMBEDDING], hidden.dtype)
+        nats, _ = _cross_entropy(tf.matmul(hidden, embedding, transpose_b=True), labels, counted)
+        return tf.reduce_sum(tf.reshape(nats, tf.shape(ids)), axis=1)
+
+    def _last_states(self, ids, lengths, starts, seed):
+        """Return the last hidden states, the tokens that follow, and which count: 0 or 1."""
         count, length = tf.unstack(tf.shape(ids))
         # Labels are shifted and not the hidden states, whose slice costs a copy each way.
         labels = tf.reshape(tf.roll(ids, shift=-1, axis=1), [-1])
         place = tf.range(1, length + 1)[None]
         counted = (place >= starts[:, None]) & (place < lengths[:, None])
         counted = tf.reshape(tf.cast(counted, tf.float32), [-1])
-        hidden = self._hidden(ids, count, length, seed)
-        embedding = tf.convert_to_tensor(self._weights[EMBEDDING])
-        return _summed_loss(hidden, embedding, labels, counted)
+        return self._hidden(ids, count, length, seed), labels, counted
 
     def _hidden(self, ids, count, length, seed):
         """Return the last hidden states, [documents * length, width] in the reduced precision."""

@@ -1,0 +1,1 @@
+"""Metrics, which are pure functions, and the report that they make."""

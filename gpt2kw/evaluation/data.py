@@ -1,0 +1,171 @@
+"""What an evaluation reads: keywords with people's texts, and the training text."""
+
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gpt2kw.errors import UserError
+from gpt2kw.evaluation.options import EvaluateOptions
+from gpt2kw.evaluation.words import Words, words
+from gpt2kw.text.format import Document, Record
+from gpt2kw.text.keywords import distinct_keywords, split_keywords
+from gpt2kw.text.sources import Field, read_rows
+from gpt2kw.text.tally import Tally
+from gpt2kw.training.corpus import read_records
+
+log = logging.getLogger(__name__)
+
+Texts = list[list[Document]]
+"""Documents for each prompt."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Keywords to write about, and what people wrote about them."""
+
+    category: str | None
+    keywords: tuple[str, ...]
+    people: tuple[Record, ...]
+
+
+def text_of(record: Record) -> str:
+    """Return title and body as one text."""
+    return "\n".join(part for part in (record.title, record.body) if part)
+
+
+def read_prompts(options: EvaluateOptions) -> list[Prompt]:
+    """Return at most `options.prompts` different lists of keywords, chosen by the seed.
+
+    A text by people belongs to one list only, so that none is measured twice.
+
+    Raises:
+        UserError: the source can't be read, or has no keywords.
+    """
+    tally = Tally()
+    is_table = options.source.suffix != ".txt"
+    records = list(
+        _table_records(options, tally) if is_table else read_records(options.source, tally)
+    )
+    for line in tally.lines():
+        log.info("%s: %s", options.source, line)
+    random.Random(options.seed).shuffle(records)
+    grouped: defaultdict[tuple[str | None, frozenset[str]], list[Record]] = defaultdict(list)
+    known: set[str] = set()
+    for record in records:
+        text = text_of(record)
+        if record.keywords and text not in known:
+            if text:
+                known.add(text)
+            keywords = frozenset(record.keywords.lower().split())
+            grouped[record.category, keywords].append(record)
+    if not grouped:
+        raise UserError(
+            f"{options.source} has no text with keywords",
+            "give validation text that encode wrote, or a table with --keywords-field",
+        )
+    prompts = [_prompt(some) for some in grouped.values()]
+    return prompts[: options.prompts]
+
+
+def _prompt(records: Sequence[Record]) -> Prompt:
+    first = records[0]
+    people = tuple(record for record in records if text_of(record))
+    return Prompt(first.category, tuple((first.keywords or "").split()), people)
+
+
+def _table_records(options: EvaluateOptions, tally: Tally) -> Iterator[Record]:
+    columns = {
+        "keywords": options.keywords_field,
+        "title": options.references_field,
+        "category": options.category_field,
+    }
+    columns = {section: column for section, column in columns.items() if column}
+    for place, row in read_rows(str(options.source), list(columns.values()), True, tally):
+        fields = {section: row[column] for section, column in columns.items()}
+        keywords = _keywords(fields["keywords"], options.keyword_sep)
+        if not keywords:
+            tally.add("rows without keywords, skipped", place)
+            continue
+        yield Record(
+            _joined(fields.get("category")), " ".join(keywords), _joined(fields.get("title"))
+        )
+
+
+def _keywords(field: Field, separator: str | None) -> list[str]:
+    if isinstance(field, list):
+        return distinct_keywords(field)
+    if separator:
+        return split_keywords(field or "", separator)
+    return distinct_keywords((field or "").replace(",", " ").split())
+
+
+def _joined(field: Field) -> str | None:
+    return ("\n".join(field) if isinstance(field, list) else field) or None
+
+
+@dataclass(frozen=True)
+class Training:
+    """The different texts of a training text."""
+
+    records: list[Record]
+    """A document of each text, in their order."""
+    words: list[Words]
+    """The words of each."""
+    keywords: dict[str, set[int]]
+    """The numbers of the documents, of which a text has several, that show each keyword."""
+
+    @classmethod
+    def read(cls, path: Path) -> "Training":
+        """Read a training text; `UserError` if it has no usable document."""
+        records: dict[str, Record] = {}
+        keywords: defaultdict[str, set[int]] = defaultdict(set)
+        for number, record in enumerate(read_records(path, Tally())):
+            records.setdefault(text_of(record), record)
+            for keyword in (record.keywords or "").lower().split():
+                keywords[keyword].add(number)
+        return cls(list(records.values()), [words(text) for text in records], keywords)
+
+    def has_together(self, keywords: Iterable[str]) -> bool:
+        """Whether one document shows all of the keywords, perhaps with others."""
+        holders = [self.keywords.get(keyword.lower(), set()) for keyword in keywords]
+        return bool(set.intersection(*holders)) if holders else False
+
+
+def peoples_texts(prompts: Sequence[Prompt], most: int) -> Texts:
+    """Return what people wrote about each prompt's keywords, `most` texts at most."""
+    return [[Document(record) for record in prompt.people[:most]] for prompt in prompts]
+
+
+def shuffled(texts: Texts, seed: int) -> Texts:
+    """Return the same texts with the words of each section in random order."""
+    rng = random.Random(seed)
+
+    def shuffle(text: str | None) -> str | None:
+        parts = (text or "").split()
+        return " ".join(rng.sample(parts, len(parts))) if text else text
+
+    return [
+        [
+            replace(
+                one,
+                record=replace(
+                    one.record, title=shuffle(one.record.title), body=shuffle(one.record.body)
+                ),
+            )
+            for one in some
+        ]
+        for some in texts
+    ]
+
+
+def repeated(training: Training, prompts: int, nsamples: int, seed: int) -> Texts:
+    """Return a twentieth as many training texts as prompts, over and over, whatever the prompt.
+
+    So writes a model that knows a few texts by heart and nothing else.
+    """
+    rng = random.Random(seed)
+    few = rng.sample(training.records, min(len(training.records), max(1, prompts // 20)))
+    return [[Document(rng.choice(few))] * nsamples for _ in range(prompts)]

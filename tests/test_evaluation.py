@@ -1,0 +1,251 @@
+"""Evaluations: what they read, what models make of texts, and the report."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from conftest import TITLES, run_command
+
+from gpt2kw.errors import UserError
+from gpt2kw.evaluation.bootstrap import Measurement
+from gpt2kw.evaluation.coverage import as_written
+from gpt2kw.evaluation.data import Prompt, Training, peoples_texts, read_prompts, repeated, shuffled
+from gpt2kw.evaluation.figures import Column, Figure, coverage_figures, finish_figures
+from gpt2kw.evaluation.likelihood import Scorer, find_judge, perplexity
+from gpt2kw.evaluation.options import EvaluateOptions
+from gpt2kw.evaluation.report import compare
+from gpt2kw.generation.options import GenerateOptions
+from gpt2kw.model.folder import Model
+from gpt2kw.model.runs import Run
+from gpt2kw.text.format import Document, Record, render
+from gpt2kw.training.corpus import checksum
+from gpt2kw.training.resume import TEXT_CHECKSUM
+
+
+def write_documents(path, records):
+    path.write_text("".join(render(record) + "\n" for record in records), "utf-8")
+    return path
+
+
+def read(path, **fields):
+    return read_prompts(EvaluateOptions(source=path, **fields))
+
+
+# What is read
+
+
+def test_rows_with_the_same_keywords_are_one_prompt(tmp_path):
+    path = tmp_path / "sets.csv"
+    path.write_text('keywords,sentence\n"cat dog",One\n"Dog, cat",Two\nbird,Three\n,Four\n')
+    prompts = read(path, references_field="sentence")
+    found = {frozenset(p.keywords): {record.title for record in p.people} for p in prompts}
+    assert sorted(map(sorted, found.values())) == [["One", "Two"], ["Three"]]
+    assert all(not prompt.people for prompt in read(path))
+
+
+def test_a_separator_keeps_words_together(tmp_path):
+    path = tmp_path / "sets.jsonl"
+    path.write_text('{"keywords": "New York; cats"}\n{"keywords": ["old dog", "sea"]}\n')
+    found = {prompt.keywords for prompt in read(path, keyword_sep=";")}
+    assert found == {("New-York", "cats"), ("old-dog", "sea")}
+
+
+def test_each_text_is_measured_once_and_needs_keywords(tmp_path):
+    records = [
+        Record("pets", "cat", "A cat"),
+        Record("pets", "cat wall", "A cat"),
+        Record("pets", "", "A cat"),
+        Record("pets", "", "A dog"),
+        Record("food", "cake", "A cake", "and cream"),
+    ]
+    path = write_documents(tmp_path / "t.val.txt", records)
+    prompts = read(path)
+    texts = [(p.category, record.title, record.body) for p in prompts for record in p.people]
+    assert sorted(texts) == [("food", "A cake", "and cream"), ("pets", "A cat", None)]
+    assert len(read(path, prompts=1)) == 1
+    assert read(path, seed=1) == read(path, seed=1)
+
+
+def test_a_source_without_keywords_says_so(tmp_path):
+    path = write_documents(tmp_path / "t.txt", [Record(title="A cat")])
+    with pytest.raises(UserError, match="no text with keywords"):
+        read(path)
+
+
+def test_seen_combinations_stood_in_one_document(tmp_path):
+    records = [Record(None, "Cat wall", "One"), Record(None, "dog cat", "Two")]
+    training = Training.read(write_documents(tmp_path / "t.txt", records))
+    assert training.has_together(["cat", "wall"])
+    assert training.has_together(["Dog"])
+    assert not training.has_together(["dog", "wall"])
+    assert not training.has_together(["bird"])
+
+
+def test_what_models_are_compared_with(tmp_path):
+    records = [Record(None, "x", f"{title} {n}") for n in range(5) for _, title in TITLES]
+    training = Training.read(write_documents(tmp_path / "t.txt", records))
+    prompts = [Prompt(None, ("x",), (record,)) for record in records]
+    people = peoples_texts(prompts, 5)
+    mixed = shuffled(people, seed=0)
+    pairs = [(a[0].record.title, b[0].record.title) for a, b in zip(people, mixed, strict=True)]
+    assert all(sorted(a.split()) == sorted(b.split()) for a, b in pairs)
+    assert sum(a != b for a, b in pairs) > 35
+    texts = repeated(training, 40, 3, seed=0)
+    assert [len(some) for some in texts] == [3] * 40
+    assert len({one.record.title for some in texts for one in some}) == 2
+
+
+# Figures
+
+
+def test_the_prompts_echo_is_no_coverage():
+    prompts = [Prompt(None, ("cat", "wall"), ())]
+    texts = [
+        [Document(Record(None, "cat wall", "a cat")), Document(Record(None, "", "a cat, a wall"))]
+    ]
+    found = {f.name: f for f in coverage_figures(Column(texts), prompts, as_written, None)}
+    assert found["each keyword"].measured.counts.tolist() == [[3, 4]]
+    assert found["all keywords"].measured.counts.tolist() == [[1, 2]]
+    assert found["all of 2"].measured.counts.tolist() == [[1, 2]]
+
+
+def test_what_is_cut_or_blank_is_counted():
+    texts = [[Document(Record(title="a")), Document(Record(title="b"), finished=False)], []]
+    parses, finished = finish_figures(texts, wanted=2)
+    assert parses.measured.counts.tolist() == [[2, 2], [0, 2]]
+    assert finished.measured.counts.tolist() == [[1, 2], [0, 0]]
+
+
+def test_a_metric_that_tells_nothing_apart_is_left_out():
+    rng = np.random.default_rng(0)
+
+    def figure(name, mean):
+        rows = [(value, 1) for value in rng.normal(mean, 1, 100)]
+        return Figure("form", name, Measurement.of(rows), "low", False, ())
+
+    columns = {
+        "run1": [figure("useful", 3), figure("useless", 9), figure("own", 1)],
+        "run2": [figure("useful", 4), figure("useless", 9)],
+        "people": [figure("useful", 0), figure("useless", 5)],
+        "shuffled": [figure("useful", 5), figure("useless", 5)],
+    }
+    rows, left_out, _ = compare(columns, ["run1", "run2"], seed=0)
+    assert [row.name for row in rows] == ["useful", "own"]
+    assert left_out == ["form: useless"]
+    assert list(rows[0].differences) == ["run2"]
+    assert 0.5 < rows[0].differences["run2"].value < 1.5
+
+
+# Perplexity
+
+
+def test_a_model_that_knows_nothing_has_the_vocabulary_as_its_perplexity(tiny_model):
+    model = Model.load(tiny_model)
+    model.weights = {name: np.zeros_like(weight) for name, weight in model.weights.items()}
+    scores = Scorer(model).after_keywords([Record("cats", "cat", "My cat"), Record(None, "", "A")])
+    for score in scores:
+        assert math.exp(score.nats / score.tokens) == pytest.approx(
+            model.config["vocab_size"], 1e-4
+        )
+    sums = np.array([[sum(s.nats for s in scores), sum(s.tokens for s in scores)]])
+    assert perplexity(sums) == pytest.approx([model.config["vocab_size"]], 1e-4)
+
+
+def test_scores_are_those_of_transformers_for_what_follows_the_keywords(tiny_model):
+    from gpt2kw.model.backend import tf
+    from gpt2kw.model.keras import to_keras
+
+    model = Model.load(tiny_model)
+    rng = np.random.default_rng(0)
+    model.weights = {
+        n: w + rng.normal(0, 0.2, w.shape).astype("f4") for n, w in model.weights.items()
+    }
+    records = [Record("cats", "cat", title) for _, title in TITLES] + [Record(title="x " * 200)]
+    *scores, too_long = Scorer(model).after_keywords(records)
+    assert too_long is None
+    keras_model = to_keras(model)
+    for record, score in zip(records, scores, strict=False):
+        (ids,) = model.tokenizer.encode([record])
+        start = ids.index(model.tokenizer.tag("title")) + 1
+        logs = tf.nn.log_softmax(keras_model(tf.constant([ids])).logits[0]).numpy()
+        expected = -sum(logs[place - 1, ids[place]] for place in range(start, len(ids)))
+        assert score.nats == pytest.approx(expected, rel=1e-4)
+        assert score.tokens == len(ids) - start
+
+
+def test_a_judge_reads_the_text_alone(tiny_model):
+    scorer = Scorer(Model.load(tiny_model))
+    short, long = scorer.alone(["My cat", "My cat stares at the wall"])
+    assert 0 < short.nats < long.nats
+    assert short.tokens < long.tokens
+
+
+# The whole
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory, training_text, tiny_model):
+    """A folder with a run that has a checkpoint, and knows its training text."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    run = Run(folder / "checkpoint/run1")
+    run.create({"text": str(training_text), TEXT_CHECKSUM: checksum(training_text)})
+    run.save(1, Model.load(tiny_model), {}, {}, keep=1)
+    return folder
+
+
+def test_one_command_makes_the_table_and_the_report(run_folder, training_text, tiny_model):
+    result = run_command(
+        "evaluate",
+        training_text.with_name("titles.val.txt"),
+        *("--temperature", 0.5, 1.5, "--nsamples", 2, "--max-tokens", 12, "--judge", tiny_model),
+        cwd=run_folder,
+    )
+    assert result.returncode == 0, result.stderr
+    head, *lines = result.stdout.splitlines()
+    columns = ["run1 temperature 0.5", "run1 temperature 1.5", "people", "shuffled", "repeated"]
+    assert re.split("  +", head.strip()) == columns
+    assert any(re.match(r"  all keywords +\d+\.\d% \(\d", line) for line in lines)
+    assert "titles.val.txt has 8 different lists of keywords" in result.stderr
+
+    folder = run_folder / "checkpoint/run1/evaluation"
+    report = json.loads((folder / "report.json").read_text("utf-8"))
+    assert [*report["models"], *report["comparisons"]] == columns
+    assert report["training"] == str(training_text)
+    rows = {row["name"]: row for row in report["rows"]}
+    # The validation text of this fixture is part of the training text.
+    assert rows["exact copies"]["figures"]["people"]["value"] == 1
+    assert rows["by the judge, per word"]["figures"]["people"]["value"] > 1
+    assert rows["all keywords"]["figures"]["people"]["value"] == 1
+    assert set(rows["all keywords"]["differences"]) == {columns[1]}
+    assert {source for row in rows.values() for source in row["sources"]} == set(
+        report["definitions"]
+    )
+    assert len(report["samples"]) == 8
+    assert len(report["samples"][0]["texts"][columns[0]]) == 2
+
+    page = (folder / "report.html").read_text("utf-8")
+    assert page.count('<img alt="') == page.count('src="data:image/svg+xml;base64,') == 4
+    assert not re.search(r'(src|href)="(?!data:)|<script|@import', page)
+    assert "The cat sleeps on the warm keyboard" in page
+
+
+def test_a_judge_of_its_own_texts_is_refused(run_folder, tiny_model, monkeypatch):
+    monkeypatch.chdir(run_folder)
+    measured = [run_folder / "checkpoint/run1/ckpt-1"]
+    with pytest.raises(UserError, match="--judge run1 is one of the models"):
+        find_judge("run1", measured)
+    assert find_judge(str(tiny_model), measured) == tiny_model
+
+
+def test_settings_are_named_by_what_differs():
+    options = EvaluateOptions(source="t.txt", temperature=(0.5, 1.0, 0.5), top_k=0)
+    assert list(options.settings()) == ["temperature 0.5", "temperature 1"]
+    one = options.settings()["temperature 0.5"]
+    assert one == GenerateOptions(temperature=0.5, top_k=0, nsamples=5, seed=0)
+    assert list(EvaluateOptions(source="t.txt").settings()) == [""]
+    with pytest.raises(UserError, match="--temperature is 0"):
+        EvaluateOptions(source="t.txt", temperature=(0.0,))
+    with pytest.raises(UserError, match="give -o"):
+        EvaluateOptions(source="t.txt", model="gpt2")
