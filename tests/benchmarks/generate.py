@@ -33,7 +33,7 @@ from step import ROWS, SHAPES, random_model
 OURS = "gpt2kw"
 TORCH = ["PyTorch, float32", "PyTorch, bfloat16"]
 WAYS = {
-    OURS: ["plain"],
+    OURS: [OURS, "plain"],
     "transformers TF, eager": ["generate_tf.py", "eager"],
     "transformers TF, tf.function": ["generate_tf.py", "function"],
     TORCH[0]: ["generate_torch.py", "float32"],
@@ -42,12 +42,12 @@ WAYS = {
     "KerasHub JAX, float32": ["generate_kerashub.py", "jax", "float32"],
     "gpt-2-simple": ["generate_gpt2simple.py"],
 }
-"""The scripts of the peers, and what they are told."""
+"""The scripts of the peers, or gpt2kw, and what they are told."""
 KEYWORD, TITLES = "cats", 10
 
 
-def gpt2kw_way(task: Task, kind: str) -> Write:
-    """Return gpt2kw's own way of doing a task, ready for its first call."""
+def gpt2kw_way(task: Task, way: str) -> Write:
+    """Load the model and return one of gpt2kw's own ways of continuing prompts."""
     from gpt2kw.generation.decoder import Decoder, Sampling
     from gpt2kw.model.folder import Model
 
@@ -66,15 +66,16 @@ def gpt2kw_way(task: Task, kind: str) -> Write:
         )
         return np.concatenate([prompts, texts], axis=1)
 
-    return {"plain": write}[kind]
+    return {"plain": write}[way]
 
 
 def run(way: str, task: Task, options: argparse.Namespace) -> dict:
     """Let a way do its task, and return its report."""
-    script, *told = [__file__, "--way", *WAYS[way]] if way == OURS else WAYS[way]
+    script, *told = WAYS[way]
+    command = [__file__, "--way"] if script == OURS else [str(PEERS / script)]
     # transformers 5 has no TensorFlow, so that this peer lives with gpt2kw.
-    python = sys.executable if script in (__file__, "generate_tf.py") else options.peers
-    return output([str(python), str(PEERS / script), *told, task.as_argument()], options)
+    python = sys.executable if script in (OURS, "generate_tf.py") else str(options.peers)
+    return output([python, *command, *told, task.as_argument()], options)
 
 
 def speed(options: argparse.Namespace, folder: Path) -> None:
@@ -100,8 +101,9 @@ def speed(options: argparse.Namespace, folder: Path) -> None:
     print_speeds(able, task.batches)
     print()
     print_starts(able, task.batches)
-    for way in reports.keys() - able:
-        print(f"\n{way} was not measured: {reports[way][0]['unable']}.")
+    for way, found in reports.items():
+        if way not in able:
+            print(f"\n{way} was not measured: {found[0]['unable']}")
 
 
 def print_speeds(reports: dict[str, list[dict]], batches: list[int]) -> None:
