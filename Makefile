@@ -89,6 +89,7 @@ bench: setup $(PEERS)/installed  ## Measure speed and memory, see tests/benchmar
 	$(PY) -m pip install --quiet --editable '.[bench]'
 	$(PY) tests/benchmarks/encode.py
 	$(PY) tests/benchmarks/finetune.py --peers $(PEERS)/bin/python
+	$(PY) tests/benchmarks/generate.py --peers $(PEERS)/bin/python
 
 # The tools that gpt2kw is compared with: some GB, most of it torch's CUDA libraries.
 $(PEERS)/installed: tests/benchmarks/peers/requirements.txt

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -11,7 +11,7 @@ from gpt2kw.errors import UserError, check_option
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.model.runs import Run
 
-SETTINGS = ("temperature", "top_k", "top_p")
+SETTINGS = ("keyword_mode", "candidates", "temperature", "top_k", "top_p")
 """Options of generate that may have several values here."""
 
 
@@ -31,8 +31,12 @@ class EvaluateOptions:
     """Runs in checkpoint/ to measure. Default: run1, if there is no --model."""
     model: tuple[str, ...] = ()
     """Fine-tuned models to measure: folders, or names on the hub."""
-    temperature: tuple[float, ...] = (0.7,)
+    keyword_mode: tuple[Literal["guarantee", "prefer", "plain"], ...] = ("guarantee",)
     """As of generate. Of several values, here and below, each is measured with each."""
+    candidates: tuple[int | None, ...] = (None,)
+    """As of generate."""
+    temperature: tuple[float, ...] = (0.7,)
+    """As of generate."""
     top_k: tuple[int, ...] = (40,)
     """As of generate."""
     top_p: tuple[float, ...] = (1.0,)
@@ -104,6 +108,9 @@ class EvaluateOptions:
             chosen = dict(zip(SETTINGS, values, strict=True))
             name = " ".join(setting_name(name, chosen[name]) for name in several)
             found[name] = GenerateOptions(
-                **chosen, nsamples=self.nsamples, max_tokens=self.max_tokens, seed=self.seed
+                **chosen, nsamples=self.nsamples,
+                max_tokens=self.max_tokens,
+                seed=self.seed,
+                format="jsonl",
             )
         return found

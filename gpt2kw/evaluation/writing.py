@@ -4,8 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from gpt2kw.evaluation.data import Prompt, Texts
 from gpt2kw.generation.generator import Generator
 from gpt2kw.generation.options import GenerateOptions
@@ -28,25 +26,27 @@ def write(
 ) -> Written:
     """Write `settings.nsamples` texts for each prompt, or fewer where they come out blank.
 
-    `progress` is called behind each prompt.
+    They depend on the seed and on the prompt's place, which are the same in all columns
+    of a report: so these are better compared. `progress` is called behind each prompt.
     """
     generator = Generator.of(model)
     known = set(model.about.categories)
-    texts = []
-    start = time.perf_counter()
-    for number, prompt in enumerate(prompts):
-        asked = replace(
+    requests = [
+        replace(
             settings,
             keywords=" ".join(prompt.keywords),
             # A category that the model never met would only mislead it.
             category=prompt.category if prompt.category in known else None,
-            seed=_seed(settings.seed, number),
         )
-        texts.append(list(generator.documents(asked)))
+        for prompt in prompts
+    ]
+    texts: Texts = [[] for _ in prompts]
+    start, done = time.perf_counter(), 0
+    for text in generator.write(requests, settings):
+        texts[text.request].append(text.document)
+        while done < text.request:
+            progress()
+            done += 1
+    for _ in range(done, len(prompts)):
         progress()
     return Written(texts, time.perf_counter() - start)
-
-
-def _seed(seed: int, number: int) -> int:
-    """Return a prompt's own seed, the same in all columns, which are then better compared."""
-    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])

@@ -12,6 +12,10 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gpt2kw.model.folder import Model
 
 WAYS = ("gpt2kw", "gpt2kw without XLA", "transformers' layers")
 SHAPES = {
@@ -20,6 +24,21 @@ SHAPES = {
 }
 ROWS = {"mini": 8192, "gpt2": 50_304}
 DOCUMENTS, LENGTH = 32, 25
+
+
+def random_model(name: str, titles: list[str]) -> "Model":
+    """Make a model with random weights and all its rows; its tokenizer is learnt from titles."""
+    import numpy as np
+
+    from gpt2kw.model.folder import EMBEDDING, new_model
+    from gpt2kw.text.format import Record
+
+    shape, rows = SHAPES[name], ROWS[name]
+    model = new_model([Record(title=title) for title in titles], rows, 0, **shape)
+    embedding = np.random.default_rng(0).normal(0, 0.02, (rows, shape["n_embd"]))
+    model.weights[EMBEDDING] = embedding.astype(np.float32)
+    model.config["vocab_size"] = rows
+    return model
 
 
 def measure(way: str, name: str) -> float:
@@ -34,18 +53,13 @@ def measure(way: str, name: str) -> float:
     if way == "gpt2kw without XLA":
         tf.function = compiled
     from gpt2kw.model.backend import choose_precision
-    from gpt2kw.model.folder import EMBEDDING, new_model
-    from gpt2kw.text.format import Record
     from gpt2kw.training.batches import Batch
     from gpt2kw.training.optimizer import learning_rate
     from gpt2kw.training.options import FinetuneOptions
     from gpt2kw.training.step import TrainStep
 
     rng = np.random.default_rng(0)
-    model = new_model([Record(title="a title")], 300, 0, **SHAPES[name])
-    rows = rng.normal(0, 0.02, (ROWS[name], SHAPES[name]["n_embd"]))
-    model.weights[EMBEDDING] = rows.astype(np.float32)
-    model.config["vocab_size"] = ROWS[name]
+    model = random_model(name, ["a title"])
     options = FinetuneOptions(text="none", model=name)
     if way == "transformers' layers":
         _use_transformers_layers(network.Network, choose_precision(options.precision))

@@ -19,8 +19,8 @@ from work import FOREVER, Stopwatch, Work
 ROW, ROWS = 1024, 5
 
 
-def first_weights(work: Work) -> dict[str, np.ndarray]:
-    return load_file(f"{work.model}/model.safetensors")
+def first_weights(model: str) -> dict[str, np.ndarray]:
+    return load_file(f"{model}/model.safetensors")
 
 
 def name_there(name: str) -> str:
@@ -30,9 +30,9 @@ def name_there(name: str) -> str:
     return name.replace("transformer.", "model/").replace("h.", "h").replace(".", "/")
 
 
-def write_model(work: Work, folder: Path) -> None:
-    """Write the first weights as gpt-2-simple keeps what it downloads."""
-    config = json.loads(Path(work.model, "config.json").read_text())
+def write_model(model: str, folder: Path) -> None:
+    """Write the weights of a model's folder as gpt-2-simple keeps what it downloads."""
+    config = json.loads(Path(model, "config.json").read_text())
     sizes = {name: config[name] for name in ("n_embd", "n_head", "n_layer")}
     folder.mkdir(parents=True)
     hparams = {"n_vocab": config["vocab_size"], "n_ctx": ROW, **sizes}
@@ -41,7 +41,7 @@ def write_model(work: Work, folder: Path) -> None:
     (folder / "encoder.json").write_text("{}")
     (folder / "vocab.bpe").write_text("")
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        for name, weight in first_weights(work).items():
+        for name, weight in first_weights(model).items():
             if "wpe" in name:
                 # Its rows have 1,024 tokens, whatever the model's context is.
                 missing = (ROW - len(weight), weight.shape[1])
@@ -59,7 +59,7 @@ def export(work: Work, session: tf.compat.v1.Session, folder: str) -> None:
     variables = {v.op.name: v for v in tf.compat.v1.trainable_variables()}
     found = session.run(variables)
     weights = {}
-    for name, first in first_weights(work).items():
+    for name, first in first_weights(work.model).items():
         weight = found[name_there(name)]
         weights[name] = (weight[: len(first)] if "wpe" in name else weight).reshape(first.shape)
     save_file(weights, f"{folder}/model.safetensors", metadata={"format": "pt"})
@@ -93,7 +93,7 @@ class Watch(io.StringIO):
 def main() -> None:
     work = Work.given()
     folder = Path(work.out)
-    write_model(work, folder / "models" / "start")
+    write_model(work.model, folder / "models" / "start")
     text = folder / "text.npz"
     np.savez(text, np.concatenate(work.ids()).astype(np.int32))
     session = gpt_2_simple.start_tf_sess()
