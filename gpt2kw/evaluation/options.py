@@ -108,7 +108,8 @@ class EvaluateOptions:
             chosen = dict(zip(SETTINGS, values, strict=True))
             name = " ".join(setting_name(name, chosen[name]) for name in several)
             found[name] = GenerateOptions(
-                **chosen, nsamples=self.nsamples,
+                **chosen,
+                nsamples=self.nsamples,
                 max_tokens=self.max_tokens,
                 seed=self.seed,
                 format="jsonl",

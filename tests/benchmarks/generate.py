@@ -34,6 +34,7 @@ OURS = "gpt2kw"
 TORCH = ["PyTorch, float32", "PyTorch, bfloat16"]
 WAYS = {
     OURS: [OURS, "plain"],
+    "gpt2kw, guarantee": [OURS, "guarantee"],
     "transformers TF, eager": ["generate_tf.py", "eager"],
     "transformers TF, tf.function": ["generate_tf.py", "function"],
     TORCH[0]: ["generate_torch.py", "float32"],
@@ -44,29 +45,43 @@ WAYS = {
 }
 """The scripts of the peers, or gpt2kw, and what they are told."""
 KEYWORD, TITLES = "cats", 10
+KEYWORDS = ["cats", "midnight", "piano"]
+"""What gpt2kw sees to in its guarantee mode."""
 
 
 def gpt2kw_way(task: Task, way: str) -> Write:
     """Load the model and return one of gpt2kw's own ways of continuing prompts."""
-    from gpt2kw.generation.decoder import Decoder, Sampling
+    from gpt2kw.generation.guide import KeywordPlan, Lexicon
+    from gpt2kw.generation.network import CachedNetwork
+    from gpt2kw.generation.sampling import Path as Text
+    from gpt2kw.generation.sampling import Rules, Sampler, Sampling
+    from gpt2kw.model.backend import choose_precision
     from gpt2kw.model.folder import Model
 
     model = Model.load(Path(task.model))
-    decoder = Decoder(model.weights, model.config)
-    rng = np.random.default_rng(0)
+    network = CachedNetwork(model.weights, model.config, choose_precision("auto"))
+    # Nothing ends a text, for all ways write as many tokens.
+    rules = Rules(np.ones(task.rows, bool), (task.rows - 1,), task.new)
+    rules.allowed[-1] = False
+    sampling = Sampling(task.temperature, task.top_k)
+    lexicon = Lexicon(model.tokenizer, task.rows)
+    plan = KeywordPlan(lexicon, KEYWORDS, must=True, bars=rules.stops)
 
     def write(prompts: np.ndarray) -> np.ndarray:
-        texts = decoder.generate(
-            prompts.tolist(),
-            max_tokens=task.new,
-            sampling=Sampling(task.temperature, task.top_k, 1.0),
-            stops=[],
-            allowed=np.ones(task.rows, bool),
-            uniforms=rng.random((len(prompts), task.new), np.float32),
-        )
-        return np.concatenate([prompts, texts], axis=1)
+        texts = [
+            Text(
+                place,
+                prompt,
+                0,
+                np.random.default_rng(place),
+                plan.guide() if way == "guarantee" else None,
+            )
+            for place, prompt in enumerate(prompts.tolist())
+        ]
+        network.decode(prompts.tolist(), Sampler(texts, sampling, rules))
+        return np.concatenate([prompts, [text.tokens for text in texts]], axis=1)
 
-    return {"plain": write}[way]
+    return write
 
 
 def run(way: str, task: Task, options: argparse.Namespace) -> dict:
