@@ -14,13 +14,15 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["gpt2kw", "gpt2kw.*"]),
     install_requires=[
+        # For its list of words alone, which has not changed since 2020.
+        "better-profanity>=0.7,<0.8",
         "h5py>=3.10",
         # tensorflow-datasets uses it without asking for it.
         "importlib-resources>=6",
         # bfloat16 for numpy.
         "matplotlib>=3.8",
         "ml-dtypes>=0.4",
-        "numpy>=1.26",
+        "numpy>=2",
         "pyarrow>=17",
         "ray[train]>=2.51",
         "sacrebleu>=2.4,<3",

@@ -156,6 +156,7 @@ def test_the_card_tells_what_the_run_knows(rap):
     assert 'python -m gpt2kw.generate --model out --keywords "cats"' in text
     assert "python -m gpt2kw.finetune TEXT --model out" in text
     assert json.dumps(prompt(Record("east coast", "cats", ""))) in text
+    assert "index of training titles" in text
 
 
 def test_a_model_that_began_on_the_hub_names_it_also_over_two_runs(rap, model):

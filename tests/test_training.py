@@ -13,9 +13,13 @@ from gpt2kw import Generator, finetune
 from gpt2kw.errors import UserError
 from gpt2kw.model.folder import Model
 from gpt2kw.model.runs import Run
+from gpt2kw.text.format import Record, render
 from gpt2kw.text.tally import Tally
+from gpt2kw.text.title_index import TitleIndex
 from gpt2kw.training.corpus import read_records
 from gpt2kw.training.options import FinetuneOptions
+from gpt2kw.training.resume import TEXT_CHECKSUM
+from gpt2kw.training.titles import index_titles
 from gpt2kw.training.window import Window
 
 RUN = Path("checkpoint/run1")
@@ -213,6 +217,39 @@ def test_fresh_begins_anew_and_sets_the_old_run_aside(trained):
     finetune(**trained | {"restore_from": "fresh", "steps": 10})
     assert steps_kept() == [10]
     assert (RUN.with_name("run1.1") / "ckpt-20").is_dir()
+    assert len(TitleIndex.open(RUN / "titles")) == 48
+
+
+def test_a_run_has_an_index_of_its_titles_which_is_made_once(trained, monkeypatch):
+    index = TitleIndex.open(RUN / "titles")
+    assert index.find_copy("the CAT sleeps on the warm keyboard: 3").rule == "same"
+    assert index.find_copy("The dog sleeps below a warm keyboard") is None
+    with monkeypatch.context() as patch:
+        patch.setattr(TitleIndex, "build", None)
+        finetune(**trained)
+        finetune(**trained | {"steps": 21})
+    shutil.rmtree(RUN / "titles")
+    finetune(**trained | {"steps": 21})
+    assert len(TitleIndex.open(RUN / "titles")) == len(index) == 48
+
+
+def test_a_second_runs_index_has_the_titles_of_the_first_or_says_so(here, training_text, caplog):
+    first, second = Run.named("first"), Run.named("second")
+    other = here / "other.txt"
+    other.write_text(render(Record(title="A heron stood on the ice all day")) + "\n")
+    first.create({})
+    index_titles(first, {"text": training_text, TEXT_CHECKSUM: "1", "model": "mini"})
+    for model in ("checkpoint/first", "checkpoint/first/ckpt-5"):
+        index_titles(second, {"text": other, TEXT_CHECKSUM: "2", "model": model})
+        index = TitleIndex.open(second.titles_folder)
+        assert len(index) == 49
+        assert index.find_copy("A heron stood on the ice all day")
+        assert index.find_copy("My dog learned to open the fridge 5")
+    assert caplog.text == ""
+    shutil.rmtree(first.titles_folder)
+    index_titles(second, {"text": other, TEXT_CHECKSUM: "2", "model": "checkpoint/first"})
+    assert len(TitleIndex.open(second.titles_folder)) == 1
+    assert "copies of what checkpoint/first learnt from before won't be noticed" in caplog.text
 
 
 def test_an_older_checkpoint_can_be_gone_back_to(trained):

@@ -11,7 +11,7 @@ from typing import Any
 from gpt2kw.errors import UserError
 from gpt2kw.model.folder import Model
 from gpt2kw.model.named import MINI, is_hub_id
-from gpt2kw.model.runs import Checkpoint, Run, is_checkpoint_name
+from gpt2kw.model.runs import Checkpoint, Run
 from gpt2kw.text.format import Record, prompt
 
 log = logging.getLogger(__name__)
@@ -55,8 +55,7 @@ def _stages(run: Run) -> Iterator[dict[str, Any]]:
             log.warning("the model card does not tell of the training: %s", error)
             return
         yield settings
-        before = Path(str(settings.get("model")))
-        run = Run(before.parent if is_checkpoint_name(before.name) else before)
+        run = Run.of_model(str(settings.get("model")))
 
 
 def _head(start: str | None) -> str:
@@ -185,7 +184,8 @@ def _limits(model: Model) -> Iterator[str]:
     limits = [
         "It is asked for the keywords, and may leave some out.",
         "It knows the kind of text that it learnt from, writes in its tone, and may repeat "
-        "parts of it word for word. Nothing checks what it says.",
+        "parts of it word for word. Nothing checks what it says. The index of training titles, "
+        "with which gpt2kw tells copies of them, is not part of the model.",
         f"It sees {model.context:,} tokens, with the prompt.",
         "In a prompt, anything that looks like a mark is read as one: leave `~@` and the like "
         "out of keywords and first words. gpt2kw itself takes any text.",

@@ -36,7 +36,10 @@ _CHECKPOINTS = {"best": Run.best, "latest": Run.latest}
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """Write a run's model as a folder for transformers and PyTorch, with a model card."""
+    """Write a run's model as a folder for transformers and PyTorch, with a model card.
+
+    The index of its training titles stays with the run: it holds them all.
+    """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's name in checkpoint/, or the path of its directory or of a checkpoint."""

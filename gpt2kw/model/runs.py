@@ -2,6 +2,7 @@
 
 - `run.json`: the options that the run was started with
 - `ckpt-<step>/`: a whole model folder, with `optimizer.safetensors` and `state.json`
+- `titles/`: an index of the titles that it learnt from, for finding copies of them
 - `metrics.jsonl`, `samples/`, `tensorboard/`, `loss.png`: what it said on its way
 
 A checkpoint's number is the optimizer's step. It is made under another name and then
@@ -125,6 +126,12 @@ class Run:
         """Return the run of this name, or with this directory, which has a slash."""
         return cls(Path(place) if "/" in place else CHECKPOINT_FOLDER / place)
 
+    @classmethod
+    def of_model(cls, folder: str | Path) -> "Run":
+        """Return the run whose directory, or whose checkpoint, this folder is if it is one."""
+        folder = Path(folder)
+        return cls(folder.parent if is_checkpoint_name(folder.name) else folder)
+
     @property
     def exists(self) -> bool:
         """Whether a fine-tuning began here."""
@@ -139,6 +146,11 @@ class Run:
     def samples_folder(self) -> Path:
         """Where the sample texts are, a file for each step that wrote some."""
         return self.folder / "samples"
+
+    @property
+    def titles_folder(self) -> Path:
+        """Where the index of the titles is, of this run's text and of those before it."""
+        return self.folder / "titles"
 
     @property
     def plot_file(self) -> Path:

@@ -31,6 +31,7 @@ from gpt2kw.training.saving import Saver
 from gpt2kw.training.step import TrainStep, choose_strategy
 from gpt2kw.training.stopping import Stop, stop_on_signals
 from gpt2kw.training.team import Team
+from gpt2kw.training.titles import index_titles
 from gpt2kw.training.window import Watch, Window
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ def finetune(
                 run.folder,
                 checkpoint.step,
             )
+            index_titles(run, settings)
             return FinetuneReport(run.folder, checkpoint.step, "steps")
         if options.address:
             # Ray takes its time to import.
@@ -144,6 +146,7 @@ def start_training(
         elif options.restore_from == "fresh" and run.folder.exists():
             log.info("the earlier %s is now %s", run.folder, run.set_aside())
         run.create(settings)
+        index_titles(run, settings)
     return training
 
 
