@@ -11,13 +11,15 @@ from gpt2kw.errors import UserError, did_you_mean
 from gpt2kw.generation.decoder import Decoder, Sampling
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.model.folder import About, Model
-from gpt2kw.model.named import find_model
+from gpt2kw.model.named import MINI, find_model
 from gpt2kw.model.runs import Run
 from gpt2kw.model.tokenizer import Tokenizer
 from gpt2kw.text.format import Document, Record
 
 log = logging.getLogger(__name__)
 
+_USUAL_RUN = "run1"
+"""The run that finetune makes if no other name is given."""
 _ATTEMPTS = 3
 """Texts that are tried for each that is wanted, since a model may write a blank one."""
 
@@ -37,13 +39,16 @@ class Generator:
         """Load the best checkpoint of a run, or a fine-tuned model by folder or name.
 
         The best is the one with the lowest validation loss, or the newest if none was
-        measured.
+        measured. With neither name it is `run1`, or `mini` where there is no such run.
 
         Raises:
             UserError: there is none, it is damaged, or it was never fine-tuned here.
         """
+        if model is None and (run_name or Run.named(_USUAL_RUN).exists):
+            return cls.of(Run.named(run_name or _USUAL_RUN).best().load_model())
         if model is None:
-            return cls.of(Run.named(run_name or "run1").best().load_model())
+            log.info("there is no run %s yet; this is the model %s", _USUAL_RUN, MINI)
+            model = MINI
         loaded = Model.load(find_model(model))
         if not loaded.tokenizer.had_marks:
             raise UserError(

@@ -26,7 +26,8 @@ class GenerateOptions:
     run_name: str | None = None
     """The run in checkpoint/ whose best checkpoint is used. Default: run1."""
     model: str | None = None
-    """A fine-tuned model to use instead of a run: a folder, or a name on the hub."""
+    """A fine-tuned model to use instead of a run: a folder, a name on the hub, or mini,
+    which is also used if there is no run1 yet."""
     temperature: float = 0.7
     """Below 1 the likely becomes likelier, above 1 the rare more frequent."""
     top_k: int = 40
