@@ -1,8 +1,9 @@
 """Clean the fetched texts: readable English, nothing coarse, nothing twice.
 
-What is left goes to `records.jsonl` for `gpt2kw.encode`, and the keyword sets that are
-kept from training to `heldout.jsonl`. `counts.json` says how many texts of each source
-came, why others went, and how many are left.
+What is left goes to `records.jsonl` for `gpt2kw.encode`, the forum titles among it to
+`titles.jsonl` too, and the keyword sets that are kept from training to `heldout.jsonl`.
+`counts.json` says how many texts of each source came, why others went, and how many are
+left.
 """
 
 import html
@@ -202,10 +203,8 @@ def clean(options: CleanOptions) -> None:
     kept = _capped(distinct, options.seed)
     _count(counts, "over the kind's cap", distinct, kept)
     _count(counts, "kept", kept, [])
-    with open(options.build / "records.jsonl", "w", encoding="utf-8") as file:
-        for text in kept:
-            record = {"kind": text.kind, "title": text.title, "body": text.body}
-            print(json.dumps(record, ensure_ascii=False), file=file)
+    _write_records(options.build / "records.jsonl", kept)
+    _write_records(options.build / "titles.jsonl", [t for t in kept if t.kind == "title"])
     kinds = Counter(text.kind for text in kept)
     report = {"sources": counts, "kinds": dict(kinds.most_common()), "texts": len(kept)}
     (options.build / "counts.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
@@ -243,6 +242,13 @@ def _write_heldout(path: Path, heldout: dict[tuple[str, ...], list[str]], known:
             print(json.dumps({"keywords": concepts, "sentences": sentences}), file=file)
             for sentence in sentences:
                 known.add(sentence)
+
+
+def _write_records(path: Path, texts: list[Text]) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        for text in texts:
+            record = {"kind": text.kind, "title": text.title, "body": text.body}
+            print(json.dumps(record), file=file)
 
 
 def _capped(texts: list[Text], seed: int) -> list[Text]:

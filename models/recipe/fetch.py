@@ -198,7 +198,7 @@ def fetch(options: FetchOptions) -> None:
             number = 0
             try:
                 for record in source():
-                    print(json.dumps({"source": name, **record}, ensure_ascii=False), file=file)
+                    print(json.dumps({"source": name, **record}), file=file)
                     number += 1
             except MissingSourceError as reason:
                 print(f"{name:20} left out: {reason}", file=sys.stderr)
