@@ -13,11 +13,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
 import tyro
-from datasketch import MinHash, MinHashLSH
 from tqdm import tqdm
 
 from gpt2kw.text.keywords import straighten_quotes
@@ -157,11 +157,19 @@ class Filter:
 
 
 class Known:
-    """Texts seen so far, to find those that come again, the same or nearly so."""
+    """Texts seen so far, to find those that come again, the same or nearly so.
+
+    Near ones are found by the MinHash of their word trigrams (Broder 1997, "On the
+    resemblance and containment of documents").
+    """
 
     def __init__(self, similarity: float) -> None:
+        # Comes with `pip install '.[recipe]'`, which the rest here does without.
+        from datasketch import MinHash, MinHashLSH
+
         self._exact: set[str] = set()
         self._similarity = similarity
+        self._signature = partial(MinHash, num_perm=64)
         self._near = MinHashLSH(threshold=similarity, num_perm=64)
         self._shingles: dict[str, set[bytes]] = {}
 
@@ -175,7 +183,7 @@ class Known:
         if len(words) < 5:
             return False
         shingles = {" ".join(words[i : i + 3]).encode() for i in range(len(words) - 2)}
-        signature = MinHash(num_perm=64)
+        signature = self._signature()
         signature.update_batch(list(shingles))
         # The hashes propose some that are less alike, which the trigrams themselves tell.
         if any(self._is_near(shingles, other) for other in self._near.query(signature)):
