@@ -25,7 +25,7 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup encode finetune generate evaluate export test lint format bench clean
+.PHONY: help demo setup encode finetune generate evaluate export mini test lint format bench clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -41,7 +41,7 @@ demo: setup  ## See the whole path on the sample titles: encode, fine-tune, gene
 # Sized for about four minutes on two cores. On so few texts the validation loss is best long
 # before there are sentences, and generate takes the best: so none is measured. No dropout, for
 # what there is to see is how the sample is learnt.
-DEMO := --steps 900 --dropout 0 --validate-every 0 --sample-every 300 --save-every 300 --sample-keywords cats
+DEMO := --model new --steps 900 --dropout 0 --validate-every 0 --sample-every 300 --save-every 300 --sample-keywords cats
 
 setup: $(INSTALLED)  ## Install gpt2kw into .venv
 
@@ -73,6 +73,29 @@ evaluate: setup  ## Measure checkpoint/RUN on the validation text of TEXT
 
 export: setup  ## checkpoint/RUN to FOLDER, for transformers and other tools
 	$(PY) -m gpt2kw.export $(RUN) $(FOLDER) $(EXPORT)
+
+# About two hours of training on two cores. What was fetched stays in models/recipe/build.
+mini: setup  ## Make models/mini anew from public texts; with SHARED=FOLDER also from the texts there
+	$(PY) -m pip install --quiet --editable '.[recipe]'
+	$(PY) models/recipe/fetch.py $(if $(SHARED),--shared $(SHARED))
+	$(PY) models/recipe/clean.py
+	$(PY) -m gpt2kw.encode $(RECIPE)/records.jsonl -o $(RECIPE)/texts.txt $(KINDS)
+	$(PY) -m gpt2kw.encode $(RECIPE)/titles.jsonl -o $(RECIPE)/titles.txt $(KINDS)
+	$(PY) -m gpt2kw.finetune $(RECIPE)/texts.txt --model new --run-name mini-stage1 $(STAGE1)
+	$(PY) -m gpt2kw.finetune $(RECIPE)/titles.txt --model checkpoint/mini-stage1 --run-name mini-stage2 $(STAGE2)
+	$(PY) -m gpt2kw.export mini-stage2 $(RECIPE)/mini --precision float16 --overwrite
+	@# The card in models/mini is written by hand.
+	rm $(RECIPE)/mini/README.md
+	cp $(RECIPE)/mini/* models/mini/
+
+RECIPE := models/recipe/build
+KINDS := --category-field kind --body-field body --validation-fraction 0.03
+STAGE1 := --steps 4200 --batch-size 128 --learning-rate 0.0012 --warmup-steps 200 --weight-decay 0.1 \
+  --dropout 0 --validate-every 300 --validation-documents 1500 --save-every 150 --sample-every 600 \
+  --sample-keywords "cats garden"
+# Without a category it shall write titles: so half of them are shown without theirs.
+STAGE2 := --steps 400 --batch-size 128 --learning-rate 0.0002 --warmup-steps 20 --weight-decay 0.1 \
+  --dropout 0.1 --category-dropout 0.5 --validate-every 50 --save-every 50 --validation-documents 2000
 
 test: setup  ## Run the tests
 	$(PY) -m pytest

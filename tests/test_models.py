@@ -2,6 +2,9 @@
 
 import http.server
 import json
+import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from gpt2kw.errors import UserError
 from gpt2kw.model.folder import EMBEDDING, About, Model, new_model
-from gpt2kw.model.named import find_model
+from gpt2kw.model.named import MINI_FOLDERS, find_model
 from gpt2kw.model.runs import Run
 from gpt2kw.text.format import Record
 
@@ -316,6 +319,33 @@ def test_a_runs_bare_name_is_not_taken_for_one_on_the_hub(hub, run):
         find_model("rap")
 
 
+def test_mini_is_found_from_any_folder_in_a_checkout_or_installed(here, tiny_model, monkeypatch):
+    checkout, installed = here / "models" / "mini", here / "gpt2kw" / "mini"
+    monkeypatch.setattr("gpt2kw.model.named.MINI_FOLDERS", (checkout, installed))
+    with pytest.raises(UserError, match="the model mini is not in .*--model new"):
+        find_model("mini")
+    shutil.copytree(tiny_model, installed)
+    assert find_model("mini") == installed
+    shutil.copytree(tiny_model, checkout)
+    (here / "mini").mkdir()
+    assert find_model("mini") == checkout
+    assert Model.load(checkout).tokenizer.had_marks
+
+
+def test_a_checkouts_mini_stands_beside_the_package():
+    assert MINI_FOLDERS[0] == Path(__file__).parents[1] / "models" / "mini"
+
+
 def test_a_missing_folder_is_not_looked_for_on_the_hub(tmp_path):
     with pytest.raises(UserError, match="there is no model folder"):
         find_model(str(tmp_path / "nothing"))
+
+
+def test_an_installed_package_brings_mini_with_it(tmp_path):
+    project = Path(__file__).parents[1]
+    build = ["build", "--build-base", str(tmp_path / "base"), "--build-lib", str(tmp_path / "lib")]
+    subprocess.run(
+        [sys.executable, "setup.py", "--quiet", *build], cwd=project, check=True, timeout=120
+    )
+    ours = {path.name for path in (project / "models" / "mini").iterdir()}
+    assert {path.name for path in (tmp_path / "lib/gpt2kw/mini").iterdir()} == ours

@@ -290,8 +290,8 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_offered(trained, dam
 
 
 def test_a_run_from_another_model_is_refused(trained):
-    with pytest.raises(UserError, match="was started from --model .*, not mini"):
-        finetune(**trained | {"model": "mini", "steps": 30})
+    with pytest.raises(UserError, match="was started from --model .*, not new"):
+        finetune(**trained | {"model": "new", "steps": 30})
 
 
 def test_a_half_written_checkpoint_is_not_one(trained):
@@ -381,7 +381,7 @@ def test_nothing_is_set_aside_before_all_options_are_known_to_work(trained):
     with pytest.raises(UserError, match="there is no model folder"):
         finetune(**trained | {"restore_from": "fresh", "model": "models/typo"})
     with pytest.raises(UserError, match="was started from"):
-        finetune(**trained | {"restore_from": str(RUN / "ckpt-10"), "model": "mini"})
+        finetune(**trained | {"restore_from": str(RUN / "ckpt-10"), "model": "new"})
     assert steps_kept() == [10, 20]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpt2kw.errors import UserError
 from gpt2kw.model.folder import Model
-from gpt2kw.model.named import MINI, is_hub_id
+from gpt2kw.model.named import MINI, NEW, is_hub_id
 from gpt2kw.model.runs import Checkpoint, Run
 from gpt2kw.text.format import Record, prompt
 
@@ -71,8 +71,10 @@ def _training(
     start: str | None, stages: list[dict[str, Any]], checkpoint: Checkpoint
 ) -> Iterator[str]:
     yield "## Training"
-    if start == MINI:
+    if start == NEW:
         yield "It began with random weights."
+    elif start == MINI:
+        yield f"It began as {_code(MINI)}, the small pretrained model of gpt2kw."
     elif start and is_hub_id(start):
         yield f"It began as [{start}](https://huggingface.co/{start})."
     elif start:

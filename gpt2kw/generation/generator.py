@@ -4,25 +4,32 @@ import collections
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
 
+from gpt2kw.errors import UserError
 from gpt2kw.generation.asking import Asked, Asker
 from gpt2kw.generation.beams import BeamSearch
 from gpt2kw.generation.network import CachedNetwork
 from gpt2kw.generation.options import GenerateOptions
-from gpt2kw.generation.ranking import Text, cut, normal_form
+from gpt2kw.generation.ranking import Text, cut
 from gpt2kw.generation.sampling import Path, Rules, Sampler, Sampling
 from gpt2kw.generation.transforms import bad_words, no_repeat_ngrams, repetition_penalty
+from gpt2kw.generation.word_filter import WordFilter
 from gpt2kw.model.backend import choose_precision
 from gpt2kw.model.folder import About, Model
-from gpt2kw.model.named import find_model
+from gpt2kw.model.named import MINI, find_model
 from gpt2kw.model.runs import Run
 from gpt2kw.model.tokenizer import Tokenizer
+from gpt2kw.text.normalise import normal_form
+from gpt2kw.text.title_index import TitleIndex
 
 log = logging.getLogger(__name__)
 
+_USUAL_RUN = "run1"
+"""The run that finetune makes if no other name is given."""
 _ROUNDS = 4
 """Rounds of candidates for a text, until one will do."""
 
@@ -31,9 +38,18 @@ class Generator:
     """Writes texts. Load it once and call it many times."""
 
     def __init__(
-        self, tokenizer: Tokenizer, network: CachedNetwork, config: dict[str, Any], about: About
+        self,
+        tokenizer: Tokenizer,
+        network: CachedNetwork,
+        config: dict[str, Any],
+        about: About,
+        titles: FilePath | None = None,
     ) -> None:
-        """Put a generator together; `load` does it from a run or a model folder."""
+        """Put a generator together; `load` does it from a run or a model folder.
+
+        The index in the folder `titles` is of what the model learnt from.
+        """
+        self._titles = titles
         self._tokenizer = tokenizer
         self._network = network
         self._rows = config["vocab_size"]
@@ -46,21 +62,29 @@ class Generator:
         """Load the best checkpoint of a run, or a fine-tuned model by folder or name.
 
         The best is the one with the lowest validation loss, or the newest if none was
-        measured. Matrix products are done in `precision`: float32, bfloat16, float16, or
-        auto for the best that the hardware multiplies.
+        measured. With neither name it is `run1`, or `mini` where there is no such run. Matrix
+        products are done in `precision`: float32, bfloat16, float16, or auto for the best
+        that the hardware multiplies.
 
         Raises:
             UserError: there is none, or it is damaged.
         """
+        if model is None and (run_name or Run.named(_USUAL_RUN).exists):
+            run = Run.named(run_name or _USUAL_RUN)
+            return cls.of(run.best().load_model(), precision, run.titles_folder)
         if model is None:
-            return cls.of(Run.named(run_name or "run1").best().load_model(), precision)
-        return cls.of(Model.load(find_model(model)), precision)
+            log.info("there is no run %s yet; this is the model %s", _USUAL_RUN, MINI)
+            model = MINI
+        folder = find_model(model)
+        return cls.of(Model.load(folder), precision, Run.of_model(folder).titles_folder)
 
     @classmethod
-    def of(cls, model: Model, precision: str = "auto") -> "Generator":
+    def of(
+        cls, model: Model, precision: str = "auto", titles: FilePath | None = None
+    ) -> "Generator":
         """Make a generator from a model that is in memory."""
         network = CachedNetwork(model.weights, model.config, choose_precision(precision))
-        return cls(model.tokenizer, network, model.config, model.about)
+        return cls(model.tokenizer, network, model.config, model.about, titles)
 
     def generate(self, options: GenerateOptions | None = None, **fields: Any) -> list[str]:
         """Return texts; the fields of `GenerateOptions` may be given as such.
@@ -93,7 +117,7 @@ class Generator:
         if options.beams:
             yield from self._search(requests, options)
             return
-        editor = _Editor(options)
+        editor = self._editor(options)
         drafts = self._drafts(requests)
         waiting: collections.deque[_Draft] = collections.deque()
         seed = np.random.SeedSequence(options.seed).entropy
@@ -150,7 +174,7 @@ class Generator:
         self, requests: Iterable[GenerateOptions], options: GenerateOptions
     ) -> Iterator[Text]:
         """Yield the texts that beam search finds for each request, the best first."""
-        rules, editor = self._rules(options), _Editor(options)
+        rules, editor = self._rules(options), self._editor(options)
         for place, request in enumerate(requests):
             asked = self._asker.ask(request)
             beginning = _begin(asked, 0, np.random.default_rng(0))
@@ -183,6 +207,18 @@ class Generator:
         stops = (tokenizer.end,) if options.whole else (tokenizer.end, tokenizer.tag("body"))
         allowed = tokenizer.may_follow_title(self._rows)
         return Rules(allowed, stops, options.max_tokens, tuple(transforms))
+
+    def _editor(self, options: GenerateOptions) -> "_Editor":
+        index = None
+        if options.novel:
+            if self._titles is None:
+                raise UserError(
+                    "--novel needs to know what the model learnt from",
+                    "generate from a run that was fine-tuned here",
+                )
+            index = TitleIndex.open(self._titles)
+        words = WordFilter.load(options.word_list) if options.safe or options.word_list else None
+        return _Editor(options, index, words)
 
     def _read(self, draft: "_Draft", path: Path, options: GenerateOptions) -> Text:
         asked, tokens = draft.asked, path.tokens
@@ -219,8 +255,12 @@ def _begin(asked: Asked, prompt: int, random: np.random.Generator) -> Path:
 class _Editor:
     """Takes the texts that will do, and counts what is left out."""
 
-    def __init__(self, options: GenerateOptions) -> None:
+    def __init__(
+        self, options: GenerateOptions, index: TitleIndex | None, words: WordFilter | None
+    ) -> None:
         self._options = options
+        self._index = index
+        self._words = words
         self._seen: set[str] = set()
         self._left_out: collections.Counter[str] = collections.Counter()
 
@@ -251,6 +291,10 @@ class _Editor:
             return "without all keywords"
         if options.unique and normal_form(text.title) in self._seen:
             return "not unique"
+        if self._words and self._words.find(text.shown(("title", "body"))):
+            return "not safe"
+        if self._index and self._index.find_copy(text.title):
+            return "copies of training titles"
         return None
 
     def report(self) -> None:

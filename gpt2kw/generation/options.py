@@ -35,7 +35,8 @@ class GenerateOptions:
     run_name: str | None = None
     """The run in checkpoint/ whose best checkpoint is used. Default: run1."""
     model: str | None = None
-    """A fine-tuned model to use instead of a run: a folder, or a name on the hub."""
+    """A fine-tuned model to use instead of a run: a folder, a name on the hub, or mini,
+    which is also used if there is no run1 yet."""
     candidates: int | None = None
     """Texts that are written for each that is wanted, of which the best is taken. Default:
     4 with keywords that are guaranteed or preferred, else 1."""
@@ -64,6 +65,13 @@ class GenerateOptions:
     """Longest text, in tokens; what is longer is cut."""
     unique: bool = False
     """No text twice, whatever its case and punctuation."""
+    novel: bool = False
+    """No text that copies a title of the training text: the same but for case and
+    punctuation, four fifths of it in a row from one, or nearly the same."""
+    safe: bool = False
+    """No text with a word of better-profanity's list, or of --word-list."""
+    word_list: Path | None = None
+    """A file of words that texts must not have, one a line, instead of that list."""
     truncate: str | None = None
     """Cut each text before the first of this."""
     include_prefix: bool = True
@@ -84,8 +92,9 @@ class GenerateOptions:
     """Where to write; standard output if not given."""
 
     def __post_init__(self) -> None:
-        if self.output is not None:
-            object.__setattr__(self, "output", Path(self.output))
+        for name in ("output", "word_list"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
         for name in ("nsamples", "max_tokens", "batch_size", "candidates"):
             value = getattr(self, name)
             check_option(name, value, value is None or 1 <= value <= _MOST, f"1 to {_MOST:,}")

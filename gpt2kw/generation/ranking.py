@@ -1,7 +1,5 @@
 """Texts that a model wrote, and which of several is the best."""
 
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -59,12 +57,6 @@ def keywords_side_by_side(text: str, keywords: Sequence[str]) -> int:
     spans = [match.span() for word in keywords for match in keyword_pattern(word).finditer(text)]
     ends = {end for _, end in spans}
     return sum(start - 1 in ends and text[start - 1] == " " for start, _ in spans)
-
-
-def normal_form(text: str) -> str:
-    """Return what two texts share that differ in case, punctuation and spaces alone."""
-    text = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(re.findall(r"\w+", text)) or text.strip()
 
 
 def cut(text: Text, prefix: str, truncate: str | None, include_prefix: bool) -> Text:

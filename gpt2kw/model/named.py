@@ -8,12 +8,18 @@ from gpt2kw.errors import UserError
 from gpt2kw.model.runs import CHECKPOINT_FOLDER, Run
 
 MINI = "mini"
-"""The small model that a fine-tuning makes from the user's own text."""
+"""The small pretrained model that comes with this package."""
+NEW = "new"
+"""A model of `mini`'s shape that a fine-tuning makes from the user's own text."""
 MINI_SHAPE = {"n_layer": 6, "n_head": 6, "n_embd": 384, "n_positions": 256}
 MINI_VOCABULARY = 8192
 
 MODELS_FOLDER = Path("models")
 """Where downloads are kept, below the folder that a command runs in."""
+
+_PACKAGE = Path(__file__).parents[1]
+MINI_FOLDERS = (_PACKAGE.parent / "models" / "mini", _PACKAGE / "mini")
+"""Where `mini` lies: in a checkout, and where setup.py puts it in an installed package."""
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HUB_FILES = [
@@ -31,19 +37,21 @@ _HUB_FILES = [
 def find_model(name: str, models_folder: Path = MODELS_FOLDER) -> Path:
     """Return the folder of a model, downloading it if it is a hub id.
 
-    A run's directory stands for its best checkpoint. A download goes once into
-    `models_folder` and later needs no network. Weights are taken as safetensors, or as
-    TensorFlow's HDF5 where the hub has no others.
+    A run's directory stands for its best checkpoint. `mini` comes with the package. A
+    download goes once into `models_folder` and later needs no network. Weights are taken as
+    safetensors, or as TensorFlow's HDF5 where the hub has no others.
 
     Raises:
         UserError: no such folder, a run without a checkpoint or with a damaged one, no
             such model on the hub, or no network.
     """
-    if name == MINI:
+    if name == NEW:
         raise UserError(
-            f"--model {MINI} is made by fine-tuning",
-            "python -m gpt2kw.finetune TEXT, and then --run-name names its run",
+            f"--model {NEW} is made by fine-tuning",
+            f"python -m gpt2kw.finetune TEXT --model {NEW}, and then --run-name names its run",
         )
+    if name == MINI:
+        return _mini_folder()
     folder = Path(name)
     if Run(folder).exists or (folder.parent == CHECKPOINT_FOLDER and not folder.is_dir()):
         checkpoint = Run(folder).best()
@@ -56,10 +64,20 @@ def find_model(name: str, models_folder: Path = MODELS_FOLDER) -> Path:
     return _from_hub(name, models_folder)
 
 
+def _mini_folder() -> Path:
+    for folder in MINI_FOLDERS:
+        if is_whole(folder):
+            return folder
+    raise UserError(
+        f"the model {MINI} is not in {MINI_FOLDERS[0]}",
+        f"install gpt2kw whole, or use --model {NEW} to begin with random weights",
+    )
+
+
 def is_hub_id(name: str) -> bool:
     """Whether `find_model` looks for a model of this name on the hub."""
     return bool(
-        name != MINI
+        name not in (MINI, NEW)
         and not Path(name).is_dir()
         and _HUB_ID.fullmatch(name)
         and not name.startswith((".", f"{CHECKPOINT_FOLDER}/", "models/"))

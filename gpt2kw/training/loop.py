@@ -16,7 +16,7 @@ from gpt2kw.generation.network import CachedNetwork
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.model.backend import choose_precision
 from gpt2kw.model.folder import Model, new_model
-from gpt2kw.model.named import MINI, MINI_SHAPE, MINI_VOCABULARY, find_model
+from gpt2kw.model.named import MINI_SHAPE, MINI_VOCABULARY, NEW, find_model
 from gpt2kw.model.runs import TOKENS_FOLDER, Checkpoint, Run
 from gpt2kw.text.tally import Tally
 from gpt2kw.training.batches import Batch, BatchOrder, Place
@@ -152,7 +152,7 @@ def start_training(
 
 def first_model(options: FinetuneOptions) -> Model:
     """Return the model that a new run starts from."""
-    if options.model == MINI:
+    if options.model == NEW:
         records = read_records(options.text, Tally())
         return new_model(records, MINI_VOCABULARY, options.seed, **MINI_SHAPE)
     return Model.load(find_model(options.model))

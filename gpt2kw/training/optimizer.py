@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gpt2kw.model.backend import tf
-from gpt2kw.model.named import MINI
+from gpt2kw.model.named import NEW
 from gpt2kw.training.options import FinetuneOptions
 
 import tf_keras  # isort: skip  (after the backend)
@@ -55,7 +55,7 @@ class Rising(tf_keras.optimizers.schedules.LearningRateSchedule):
 
 def highest_rate(options: FinetuneOptions) -> float:
     """Return the option's rate, or what suits the model."""
-    return options.learning_rate or (1e-3 if options.model == MINI else 1e-4)
+    return options.learning_rate or (1e-3 if options.model == NEW else 1e-4)
 
 
 def learning_rate(options: FinetuneOptions) -> Schedule:

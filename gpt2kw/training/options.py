@@ -20,7 +20,8 @@ class FinetuneOptions:
     text: tyro.conf.Positional[Path]
     """Training text, as encode writes it."""
     model: str = "mini"
-    """Where to start: mini (a small new model made for this text), gpt2, gpt2-medium,
+    """Where to start: mini (a small pretrained model that comes with gpt2kw), new (one of
+    its shape with random weights and a vocabulary of this text), gpt2, gpt2-medium,
     gpt2-large, gpt2-xl, distilgpt2, another name on the hub, or a folder."""
     run_name: str = "run1"
     """The run's directory in checkpoint/."""
@@ -38,7 +39,7 @@ class FinetuneOptions:
     recompute: bool = False
     """Compute activations again instead of keeping them: less memory, a third slower."""
     learning_rate: float | None = None
-    """Highest rate of AdamW. Default: 0.001 for a new mini, 0.0001 for other models."""
+    """Highest rate of AdamW. Default: 0.001 for a new model, 0.0001 for other models."""
     find_learning_rate: bool = False
     """Only try rising rates for up to 100 steps, and print the one to use."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2kw.errors import UserError
-from gpt2kw.model.named import MINI, is_hub_id
+from gpt2kw.model.named import MINI, NEW, is_hub_id
 from gpt2kw.model.runs import Run
 from gpt2kw.text.tally import Tally
 from gpt2kw.text.title_index import TitleIndex
@@ -40,7 +40,7 @@ def _titles(text: str | Path) -> Iterator[str]:
 
 def _earlier_titles(model: str) -> Iterable[str]:
     """Return the titles that a model learnt from in earlier runs; say if they are not known."""
-    if model == MINI or is_hub_id(model):
+    if model in (NEW, MINI) or is_hub_id(model):
         return ()
     try:
         return TitleIndex.open(Run.of_model(model).titles_folder)

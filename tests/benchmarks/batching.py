@@ -2,7 +2,7 @@
 
     python tests/benchmarks/batching.py loss TEXT [--steps 300] [--seeds 0 1]
 
-trains a new mini on the text twice for each seed: with gpt2kw's batches, and with the
+trains a new model on the text twice for each seed: with gpt2kw's batches, and with the
 same documents in batches of any lengths, padded to the longest, with twice the rows, for
 half of their positions are padding: as many tokens a step. Prints the validation losses,
 the tokens seen, the share of positions that are no padding, and the seconds.
@@ -54,7 +54,12 @@ def train(text: Path, steps: int, seed: int, way: str) -> None:
         runs.CHECKPOINT_FOLDER = Path(folder)
         start = time.monotonic()
         report = loop.finetune(
-            text=text.resolve(), steps=steps, seed=seed, validate_every=steps, sample_every=0
+            text=text.resolve(),
+            model="new",
+            steps=steps,
+            seed=seed,
+            validate_every=steps,
+            sample_every=0,
         )
         seconds = time.monotonic() - start
         entries = [entry for entry in runs.Run(report.run).metrics() if "padding" in entry]

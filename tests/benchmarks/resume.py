@@ -1,6 +1,6 @@
 """Kill a fine-tuning at random moments, and compare it with one that was left alone.
 
-    python tests/benchmarks/resume.py TEXT [--kills 30] [--steps 600] [--model mini]
+    python tests/benchmarks/resume.py TEXT [--kills 30] [--steps 600] [--model new]
 
 Every kill is a SIGKILL at a random moment of the command's life, start-up and the
 writing of checkpoints included; the same command then goes on. Prints whether all losses
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("text", type=Path)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--model", default="mini")
+    parser.add_argument("--model", default="new")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
