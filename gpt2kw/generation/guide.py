@@ -63,10 +63,13 @@ class Lexicon:
 
     @functools.lru_cache(1024)  # noqa: B019  (a lexicon lives as long as its model)
     def tries(self, keyword: str) -> tuple[_Node, _Node]:
-        """Return a keyword's tries: at the start of a text, and behind other words."""
+        """Return a keyword's tries: at the start of a text, and behind other words.
+
+        They have the usual forms, for only these are pushed; others count where they come.
+        """
         start, behind = _Node({}), _Node({})
         forms = []
-        for number, words in enumerate(keyword_forms(keyword)):
+        for number, words in enumerate(keyword_forms(keyword, usual=True)):
             for joint in (" ", "-") if len(words) > 1 else ("",):
                 text = joint.join(words)
                 capital = text[:1].upper() + text[1:]
@@ -182,6 +185,8 @@ class KeywordGuide:
             return
         plan = self._plan
         absent = [k for k in self._missing if k not in self._pending]
+        if self._pending:
+            self._close(scores)
         if absent:
             self._wish += wish_to_end
             self._push(scores, absent)
@@ -207,6 +212,13 @@ class KeywordGuide:
                 boosts |= dict.fromkeys(node.children, push + _CONTINUE)
         ids = np.fromiter(boosts, np.int64, len(boosts))
         scores[ids] += np.fromiter(boosts.values(), np.float32, len(boosts))
+
+    def _close(self, scores: np.ndarray) -> None:
+        """Make it less likely that a word which is a keyword grows into another one."""
+        longer = [token for _, node in self._begun for token in node.children]
+        kept = scores[longer]
+        scores[self._plan.lexicon.goes_on] -= _CONTINUE
+        scores[longer] = kept
 
     def _rail(self, scores, logits, absent, behind, owed, at_risk) -> None:
         """Leave only tokens behind which all that is owed still fits into `behind` tokens."""

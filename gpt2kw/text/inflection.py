@@ -71,8 +71,6 @@ def inflections(word: str) -> tuple[str, ...]:
     its infinitive: who asks for `saw` may mean the tool.
     """
     word = word.lower()
-    if not (word.isascii() and word.isalpha() and len(word) > 1):
-        return (word,)
     base = _singular(word)
     forms = [word, base, *_OF_BASE.get(base, ()), *_regular(base)]
     return tuple(dict.fromkeys(forms))
@@ -93,7 +91,9 @@ def _singular(word: str) -> str:
 
 
 def _regular(word: str) -> list[str]:
-    """Return the forms of a noun, a verb and an adjective as spelling has them."""
+    """Return the forms of a noun, a verb and an adjective as spelling has them, plural first."""
+    if not (word.isascii() and word.isalpha() and len(word) > 1):
+        return []
     stem, plural = word, word + "s"
     if word.endswith("y") and word[-2] not in _VOWELS:
         plural, past = word[:-1] + "ies", word[:-1] + "ied"
@@ -118,13 +118,26 @@ def _regular(word: str) -> list[str]:
     return forms
 
 
-def keyword_forms(keyword: str) -> tuple[tuple[str, ...], ...]:
+def usual_forms(word: str) -> tuple[str, ...]:
+    """Return those of the `inflections` that a word of any kind is likely to have.
+
+    The singular, the plural and the irregular ones, but not in -ed and -ing.
+    """
+    word = word.lower()
+    singular = _singular(word)
+    usual = {word, singular, *_OF_BASE.get(singular, ()), *_regular(singular)[:1]}
+    return tuple(form for form in inflections(word) if form in usual)
+
+
+def keyword_forms(keyword: str, usual: bool = False) -> tuple[tuple[str, ...], ...]:
     """Return the ways to write a keyword, each as its words; the keyword's own first.
 
-    Dashes part the words of a keyword, of which the last is inflected.
+    Dashes part the words of a keyword, of which the last has its inflections, or the
+    `usual` ones only.
     """
     *words, last = keyword.split("-")
-    others = [form for form in inflections(last) if form != last.lower()]
+    forms = (usual_forms if usual else inflections)(last)
+    others = (form for form in forms if form != last.lower())
     return tuple((*words, form) for form in (last, *others))
 
 
