@@ -114,6 +114,15 @@ def test_a_row_may_be_longer_than_the_context(keras_model):
     assert long == pytest.approx(float(ours.nats(*PACKED)), rel=1e-5)
 
 
+def test_a_device_without_rows_learns_nothing(keras_model):
+    ours = network(keras_model, dropout=0.2)
+    nothing = [tf.constant(array[:0]) for array in PACKED]
+    variables = keras_model.trainable_variables
+    nats, gradients = loss_and_gradients(lambda: ours.nats(*nothing, 0), variables)
+    assert nats == 0
+    assert not any(gradient.any() for gradient in gradients)
+
+
 def test_dropout_depends_on_its_seed_alone_and_drops_its_share(keras_model):
     ours = network(keras_model, dropout=0.25)
     losses = [float(ours.nats(*PACKED, seed)) for seed in (1, 1, 2, None)]
