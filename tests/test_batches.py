@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2kw.errors import UserError
@@ -200,6 +200,7 @@ def test_in_order_the_first_documents_come_once_and_whole(corpus):
     assert documents(order.in_order(37)) == first
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.dictionaries(st.integers(1, 1024), st.integers(1, 9), min_size=1, max_size=20),
     st.integers(1, 100),
