@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from gpt2kw import Generator, finetune
 from gpt2kw.errors import UserError
 from gpt2kw.model.runs import Run
+from gpt2kw.text.title_index import TitleIndex
 from gpt2kw.training.window import Window
 
 
