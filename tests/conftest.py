@@ -1,7 +1,9 @@
 """What tests share: small texts, a small model, and commands run as a user does."""
 
 import csv
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,9 @@ TITLES = [
     ("school", "School project due on Monday, glue is missing"),
     ("games", "Board games for a rainy evening in October"),
 ]
+
+RUN = Path("checkpoint/run1")
+"""Of a test whose run has no name."""
 
 
 @pytest.fixture
@@ -96,3 +101,58 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder, in which the test runs."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def settings(here, training_text, tiny_model):
+    """Options of a run of a second or two."""
+    return run_settings(training_text, tiny_model)
+
+
+def run_settings(training_text, tiny_model):
+    return {
+        "text": training_text,
+        "model": str(tiny_model),
+        "steps": 20,
+        "batch_size": 8,
+        "learning_rate": 0.01,
+        "warmup_steps": 2,
+        "dropout": 0.0,
+        "category_dropout": 0.0,
+        "save_every": 10,
+        "validate_every": 10,
+        "sample_every": 0,
+        "precision": "float32",
+    }
+
+
+@pytest.fixture(scope="session")
+def run_of_20_steps(training_text, tiny_model, tmp_path_factory):
+    """A folder in which `settings` were trained, for tests to copy."""
+    from gpt2kw import finetune
+
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        finetune(**run_settings(training_text, tiny_model))
+    return folder
+
+
+@pytest.fixture
+def trained(settings, run_of_20_steps):
+    """The same options, with their run done already."""
+    shutil.copytree(run_of_20_steps / "checkpoint", "checkpoint")
+    return settings
+
+
+def metrics(key):
+    """Return what a run wrote down under a key, by step."""
+    lines = map(json.loads, (RUN / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line[key] for line in lines if key in line}
+
+
+def steps_kept():
+    """Return the steps of the checkpoints that a run has."""
+    from gpt2kw.model.runs import Run
+
+    return [checkpoint.step for checkpoint in Run(RUN).checkpoints()]

@@ -5,13 +5,13 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2kw.errors import UserError
 from gpt2kw.model.folder import Model
 from gpt2kw.text.format import Record, render
-from gpt2kw.training.batches import BatchOrder, Place, _shuffle, choose_lengths
+from gpt2kw.training.batches import BatchOrder, Place, Shape, _shuffle, choose_shapes, pack
 from gpt2kw.training.corpus import checksum, open_corpus
 
 
@@ -41,14 +41,17 @@ def _with_place(order, place):
         place = following
 
 
+def in_rows(batch):
+    """The ids of each document with the places of those whose loss counts, row by row."""
+    for ids, numbers, targets in zip(batch.ids, batch.documents, batch.targets, strict=True):
+        for number in range(1, numbers.max() + 1):
+            own = numbers == number
+            yield tuple(ids[own]), np.flatnonzero(targets[own]).tolist()
+
+
 def documents(batches):
-    """The ids of each document, without padding."""
-    return sorted(
-        tuple(ids[:length])
-        for batch in batches
-        for ids, length in zip(batch.ids, batch.lengths, strict=True)
-        if length
-    )
+    """The ids of each document."""
+    return sorted(ids for batch in batches for ids, _ in in_rows(batch))
 
 
 def test_a_corpus_holds_each_document_as_the_tokenizer_writes_it(corpus, tokenizer, training_text):
@@ -131,61 +134,117 @@ def test_a_share_of_the_documents_comes_without_its_category(corpus, tokenizer):
     assert all(record.title and record.keywords for record in read)
 
 
-def test_little_is_padding(tokenizer, tmp_path):
+@pytest.fixture(scope="module")
+def order_of_many(tiny_model, tmp_path_factory):
+    """Batches of 3,000 titles of many lengths."""
     rng = np.random.default_rng(0)
     words = ["cat", "dog", "sleeps", "fridge", "blanket", "the", "sea"]
-    text = tmp_path / "t.txt"
-    lengths = rng.poisson(8, 3000) + 1
+    folder = tmp_path_factory.mktemp("many")
+    lengths = rng.lognormal(2, 0.6, 3000).astype(int) + 1
     titles = (" ".join(rng.choice(words, length)) for length in lengths)
-    text.write_text("\n".join(render(Record(None, "cat", title)) for title in titles))
-    order = BatchOrder(corpus_of(text, tokenizer, tmp_path / "cache"), 32, seed=0)
-    batches = epoch(order)
-    assert sum(b.tokens for b in batches) > 0.95 * sum(b.ids.size for b in batches)
-    assert len({batch.ids.shape for batch in batches}) <= 24
+    text = "\n".join(render(Record(None, "cat", title)) for title in titles)
+    (folder / "t.txt").write_text(text)
+    tokenizer = Model.load(tiny_model).tokenizer
+    return BatchOrder(corpus_of(folder / "t.txt", tokenizer, folder / "cache"), 32, seed=0)
+
+
+def test_little_is_padding_and_few_shapes_arise(order_of_many):
+    batches = epoch(order_of_many)
+    assert sum(b.tokens for b in batches) > 0.97 * sum(b.ids.size for b in batches)
+    assert len({batch.ids.shape for batch in batches}) <= 2
     sizes = [batch.ids.size for batch in batches]
     assert max(sizes) < 1.2 * min(sizes)
+
+
+def test_documents_of_a_batch_are_of_mixed_lengths(order_of_many):
+    batches = epoch(order_of_many)
+    lengths = [[len(ids) for ids, _ in in_rows(batch)] for batch in batches]
+    within = np.mean([np.std(found) for found in lengths])
+    assert within > 0.85 * np.std(np.concatenate(lengths))
+
+
+def test_documents_stand_one_behind_the_other_and_padding_behind_them(order_of_many):
+    for batch in epoch(order_of_many):
+        for ids, numbers, targets in zip(batch.ids, batch.documents, batch.targets, strict=True):
+            length = np.count_nonzero(numbers)
+            assert set(np.diff(numbers[:length])) <= {0, 1}
+            assert not numbers[length:].any()
+            assert not ids[length:].any()
+            firsts = np.flatnonzero(np.diff(numbers, prepend=0))
+            wanted = numbers > 0
+            wanted[firsts] = False
+            np.testing.assert_array_equal(targets, wanted)
 
 
 def test_the_loss_can_begin_behind_the_keywords(corpus, tokenizer):
     for dropout in (0.0, 0.9):
         order = BatchOrder(corpus, 8, seed=0, loss_on="text", category_dropout=dropout)
         for batch in epoch(order):
-            for ids, length, start in zip(batch.ids, batch.lengths, batch.starts, strict=True):
-                assert not length or ids[start - 1] == tokenizer.tag("title")
+            for ids, targets in in_rows(batch):
+                title = ids.index(tokenizer.tag("title"))
+                assert targets == list(range(title + 1, len(ids)))
 
 
 def test_parts_of_a_batch_have_all_its_documents(corpus):
-    batch = next(BatchOrder(corpus, 8, seed=0).in_order(48))
+    batch = next(BatchOrder(corpus, 30, seed=0).in_order(48))
     parts = batch.parts(3)
     assert documents(parts) == documents([batch])
+    assert len(parts) == 3
+    assert len({len(part.ids) for part in parts}) == 2
     assert sum(part.counted for part in parts) == batch.counted
 
 
-def least_padding(sizes, counts, most):
-    """By trying all choices."""
-    choices = (
-        (*chosen, sizes[-1])
-        for count in range(most)
-        for chosen in itertools.combinations(sizes[:-1], count)
-    )
-    return min(_padding(sizes, counts, np.array(choice)) for choice in choices)
+def test_in_order_the_first_documents_come_once_and_whole(corpus):
+    order = BatchOrder(corpus, 8, seed=0, category_dropout=0.5, pool=2)
+    first = sorted(tuple(corpus.document(number)) for number in range(37))
+    assert documents(order.in_order(37)) == first
 
 
-def _padding(sizes, counts, chosen):
-    return int(((chosen[np.searchsorted(chosen, sizes)] - sizes) * counts).sum())
-
-
+@settings(deadline=None, max_examples=50)
 @given(
-    st.dictionaries(st.integers(1, 40), st.integers(1, 9), min_size=1, max_size=7),
-    st.integers(1, 4),
+    st.dictionaries(st.integers(1, 1024), st.integers(1, 9), min_size=1, max_size=20),
+    st.integers(1, 100),
 )
-def test_lengths_are_chosen_for_the_least_padding(histogram, most):
-    sizes = np.array(sorted(histogram))
-    counts = np.array([histogram[size] for size in sizes])
-    chosen = choose_lengths(sizes, counts, most)
-    assert len(chosen) <= most
-    assert chosen.tolist() == sorted(set(chosen.tolist()))
-    assert _padding(sizes, counts, chosen) == least_padding(sizes, counts, most)
+def test_shapes_hold_a_batch_of_documents_of_any_length(histogram, batch_size):
+    counts = np.zeros(max(histogram) + 1)
+    counts[list(histogram)] = list(histogram.values())
+    budget = batch_size * np.average(np.arange(len(counts)), weights=counts)
+    shapes = choose_shapes(counts, batch_size)
+    lengths = [shape.length for shape in shapes]
+    assert lengths == sorted(set(lengths))
+    assert lengths[-1] >= max(histogram)
+    assert len(shapes) <= 10
+    for rows, length in shapes:
+        assert rows * length >= budget - length / 2
+        assert rows == 1 or rows * length <= budget + max(length / 2, 4 * rows)
+
+
+@pytest.mark.parametrize("length", [7, 25, 31, 45, 61, 100])
+def test_rows_are_as_long_as_documents_of_one_length_fill(length):
+    counts = np.zeros(length + 1)
+    counts[length] = 1
+    row = choose_shapes(counts, 64)[0].length
+    assert row // length * length > 0.95 * row
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=60), st.integers(1, 5))
+def test_packing_puts_each_document_into_a_row_that_holds_it(lengths, rows):
+    shapes = [Shape(rows, 40), Shape(max(1, rows // 2), 80), Shape(1, 100)]
+    packed = pack(np.array(lengths), shapes)
+    numbers = [number for found in packed for row in found for number in row]
+    assert sorted(numbers) == list(range(len(lengths)))
+    for shape, found in zip(shapes, packed, strict=True):
+        assert len(found) % shape.rows == 0
+        assert all(sum(lengths[number] for number in row) <= shape.length for row in found)
+    # Every batch has a document.
+    assert sum(not row for found in packed for row in found) < rows
+
+
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=60))
+def test_no_two_rows_could_be_one(lengths):
+    (packed,) = pack(np.array(lengths), [Shape(1, 40)])
+    filled = sorted(sum(lengths[number] for number in row) for row in packed)
+    assert len(filled) == 1 or filled[0] + filled[1] > 40
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**32))

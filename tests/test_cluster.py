@@ -38,8 +38,8 @@ def _settings(training_text, tiny_model):
         "text": training_text,
         "model": str(tiny_model),
         "steps": 60,
-        # Odd, so that the parts of a batch are not alike.
-        "batch_size": 7,
+        # An odd number of rows, so that the parts of a batch are not alike.
+        "batch_size": 30,
         "learning_rate": 0.01,
         "warmup_steps": 10,
         # The same for any number of steps.

@@ -10,9 +10,27 @@ from gpt2kw.model.folder import EMBEDDING, Model
 from gpt2kw.model.keras import named_variables, to_keras
 from gpt2kw.training.network import Network
 
-LENGTHS = np.array([9, 5, 12, 1, 0], np.int32)
-STARTS = np.array([1, 3, 1, 1, 1], np.int32)
-IDS = np.random.default_rng(0).integers(0, 300, (5, 12)).astype(np.int32)
+LENGTHS = (9, 5, 12, 1)
+STARTS = (1, 3, 1, 1)
+"""The first token of each document whose loss counts."""
+IDS = np.random.default_rng(0).integers(0, 300, (4, 12)).astype(np.int32)
+
+
+def in_rows(*rows, length=16, counting=range(4)):
+    """Documents by number in rows, as `Network.nats` takes them."""
+    ids = np.zeros((len(rows), length), np.int32)
+    documents, targets = np.zeros_like(ids), np.zeros_like(ids, bool)
+    for row, numbers in enumerate(rows):
+        end = 0
+        for place, number in enumerate(numbers, start=1):
+            start, end = end, end + LENGTHS[number]
+            ids[row, start:end] = IDS[number, : LENGTHS[number]]
+            documents[row, start:end] = place
+            targets[row, start + STARTS[number] : end] = number in counting
+    return ids, documents, targets
+
+
+PACKED = in_rows((0, 1), (3, 2), ())
 
 
 @pytest.fixture
@@ -44,15 +62,15 @@ def transformers_nats(keras_model):
     logits = keras_model(IDS, training=True).logits[:, :-1]
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(IDS[:, 1:], logits)
     place = np.arange(1, IDS.shape[1])
-    counted = (place >= STARTS[:, None]) & (place < LENGTHS[:, None])
+    counted = (place >= np.array(STARTS)[:, None]) & (place < np.array(LENGTHS)[:, None])
     return tf.reduce_sum(losses * counted.astype(np.float32))
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_loss_and_gradients_are_those_of_transformers(keras_model, recompute):
+def test_loss_and_gradients_are_those_of_transformers_on_each_document(keras_model, recompute):
     ours = network(keras_model, recompute=recompute)
     variables = keras_model.trainable_variables
-    nats, gradients = loss_and_gradients(lambda: ours.nats(IDS, LENGTHS, STARTS, 0), variables)
+    nats, gradients = loss_and_gradients(lambda: ours.nats(*PACKED, 0), variables)
     wanted, wanted_gradients = loss_and_gradients(lambda: transformers_nats(keras_model), variables)
     assert nats == pytest.approx(wanted, rel=1e-5)
     for variable, gradient, other in zip(variables, gradients, wanted_gradients, strict=True):
@@ -65,30 +83,51 @@ def test_reduced_precision_is_near(keras_model, dtype, near):
     variables = keras_model.trainable_variables
     exact = network(keras_model)
     reduced = network(keras_model, dtype)
-    nats, gradients = loss_and_gradients(lambda: exact.nats(IDS, LENGTHS, STARTS), variables)
-    other, others = loss_and_gradients(lambda: reduced.nats(IDS, LENGTHS, STARTS), variables)
+    nats, gradients = loss_and_gradients(lambda: exact.nats(*PACKED), variables)
+    other, others = loss_and_gradients(lambda: reduced.nats(*PACKED), variables)
     assert other == pytest.approx(nats, rel=near)
     for gradient, around in zip(gradients, others, strict=True):
         difference = np.linalg.norm(gradient - around)
         assert difference < 5 * near * np.linalg.norm(gradient) + 1e-6
 
 
-def test_a_document_is_not_changed_by_its_neighbours_or_its_padding(keras_model):
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
+@pytest.mark.parametrize("changed", range(4))
+def test_no_document_sees_another(keras_model, dtype, changed, monkeypatch):
+    ours = network(keras_model, dtype)
+    rows = ((0, 1, 3, 2), (2, 1))
+    others = [number for number in range(4) if number != changed]
+
+    def loss_of(numbers):
+        return float(ours.nats(*in_rows(*rows, length=32, counting=numbers)))
+
+    before, own = loss_of(others), loss_of([changed])
+    monkeypatch.setitem(globals(), "IDS", np.where(np.arange(4)[:, None] == changed, 7, IDS))
+    assert loss_of(others) == before
+    # The last has one token, and no loss.
+    assert (loss_of([changed]) == own) == (changed == 3)
+
+
+def test_a_row_may_be_longer_than_the_context(keras_model):
     ours = network(keras_model)
-    together = float(ours.nats(IDS, LENGTHS, STARTS))
-    alone = [
-        float(ours.nats(IDS[row : row + 1, :length], LENGTHS[row : row + 1], STARTS[row : row + 1]))
-        for row, length in enumerate(LENGTHS)
-        if length
-    ]
-    assert together == pytest.approx(sum(alone), rel=1e-5)
+    long = float(ours.nats(*in_rows((0, 1, 3, 2), (), length=100)))
+    assert long == pytest.approx(float(ours.nats(*PACKED)), rel=1e-5)
+
+
+def test_a_device_without_rows_learns_nothing(keras_model):
+    ours = network(keras_model, dropout=0.2)
+    nothing = [tf.constant(array[:0]) for array in PACKED]
+    variables = keras_model.trainable_variables
+    nats, gradients = loss_and_gradients(lambda: ours.nats(*nothing, 0), variables)
+    assert nats == 0
+    assert not any(gradient.any() for gradient in gradients)
 
 
 def test_dropout_depends_on_its_seed_alone_and_drops_its_share(keras_model):
     ours = network(keras_model, dropout=0.25)
-    losses = [float(ours.nats(IDS, LENGTHS, STARTS, seed)) for seed in (1, 1, 2, None)]
+    losses = [float(ours.nats(*PACKED, seed)) for seed in (1, 1, 2, None)]
     assert losses[0] == losses[1] != losses[2]
-    assert losses[3] == pytest.approx(float(network(keras_model).nats(IDS, LENGTHS, STARTS)))
+    assert losses[3] == pytest.approx(float(network(keras_model).nats(*PACKED)))
     dropped = ours._drop(tf.ones([100, 100]), 3, 0).numpy()
     assert (dropped == 0).mean() == pytest.approx(0.25, abs=0.02)
     assert dropped.mean() == pytest.approx(1, abs=0.03)
@@ -98,8 +137,7 @@ def test_recomputing_draws_the_same_dropout(keras_model):
     variables = [named_variables(keras_model)[EMBEDDING]]
     nets = [network(keras_model, dropout=0.2, recompute=again) for again in (False, True)]
     kept, again = (
-        loss_and_gradients(functools.partial(net.nats, IDS, LENGTHS, STARTS, 5), variables)
-        for net in nets
+        loss_and_gradients(functools.partial(net.nats, *PACKED, 5), variables) for net in nets
     )
     assert kept[0] == pytest.approx(again[0], rel=1e-5)
     np.testing.assert_allclose(kept[1][0], again[1][0], atol=1e-4 * np.abs(kept[1][0]).max())

@@ -74,10 +74,10 @@ class Scorer:
     def __init__(self, model: Model) -> None:
         weights = {name: tf.constant(weight) for name, weight in model.weights.items()}
         network = Network(weights, model.config, dtype=tf.float32, dropout=0.0, recompute=False)
-        of_rows = tf.TensorSpec([None], tf.int32)
+        types = (tf.int32, tf.int32, tf.bool)
         self._nats = tf.function(
-            network.nats_of_each,
-            input_signature=[tf.TensorSpec([None, None], tf.int32), of_rows, of_rows],
+            network.nats_of_rows,
+            input_signature=[tf.TensorSpec([None, None], of) for of in types],
         )
         self._tokenizer = model.tokenizer
         self._context = model.context
@@ -116,12 +116,14 @@ class Scorer:
         scores: list[Score | None] = [None] * len(ids)
         for numbers, length in _batches([len(text) for text in ids], self._context):
             rows = max(1, _TOKENS // length)
-            batch = np.zeros((rows, length), np.int32)
-            lengths, firsts = np.zeros(rows, np.int32), np.ones(rows, np.int32)
+            batch, documents = np.zeros((2, rows, length), np.int32)
+            targets = np.zeros((rows, length), bool)
             for row, number in enumerate(numbers):
-                batch[row, : len(ids[number])] = ids[number]
-                lengths[row], firsts[row] = len(ids[number]), starts[number]
-            nats = self._nats(tf.constant(batch), tf.constant(lengths), tf.constant(firsts)).numpy()
+                end = len(ids[number])
+                batch[row, :end] = ids[number]
+                documents[row, :end] = 1
+                targets[row, starts[number] : end] = True
+            nats = self._nats(*map(tf.constant, (batch, documents, targets))).numpy()
             for row, number in enumerate(numbers):
                 scores[number] = Score(float(nats[row]), len(ids[number]) - starts[number])
         return scores

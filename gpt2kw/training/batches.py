@@ -1,43 +1,55 @@
-"""Batches of whole documents, almost without padding, in an order that a seed decides."""
+"""Batches of whole documents of mixed lengths, packed into rows in an order that a seed decides."""
 
+import math
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from gpt2kw.training.corpus import Corpus
 
 _POOL = 200
-"""Batches, on average, whose documents are sorted by length together."""
-_MOST_LENGTHS = 24
-"""Different lengths of batches. Each costs some tenths of a second to compile for."""
+"""Batches, on average, whose documents are packed together."""
+_ROW = 64
+"""Least positions of a row, if a batch has as many. Attention's cost grows with the row's length,
+but shorter rows gain nothing."""
+_FIT = 0.99
+"""Share of the documents that fit into the shortest rows."""
+_FULL = 0.97
+"""Share of a row's positions that packing should fill."""
+_SAMPLE = 1000
+"""Documents on which that is tried."""
+_MULTIPLE = 4
+"""Of positions in a row, for the units that multiply matrices."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Documents side by side, a row each; none sees another."""
+    """Documents one behind the other in rows; none sees another."""
 
     ids: np.ndarray
-    """int32 [rows, length], zeros behind each document."""
-    lengths: np.ndarray
-    """int32 [rows]: tokens of each document, 0 for a row that is only there for the shape."""
-    starts: np.ndarray
-    """int32 [rows]: the first token of each document whose loss counts, at least 1."""
+    """int32 [rows, length], zeros behind the last document of a row."""
+    documents: np.ndarray
+    """int32 [rows, length]: which of its row's documents, from 1, a token is of; 0 for padding."""
+    targets: np.ndarray
+    """bool [rows, length]: the tokens whose loss counts, none of them a document's first."""
 
     @property
     def counted(self) -> int:
         """The number of tokens whose loss counts."""
-        return int(np.maximum(self.lengths - self.starts, 0).sum())
+        return int(self.targets.sum())
 
     @property
     def tokens(self) -> int:
         """The number of tokens that are not padding."""
-        return int(self.lengths.sum())
+        return int(np.count_nonzero(self.documents))
 
     def parts(self, count: int) -> list["Batch"]:
         """Split into at most `count` batches, of every `count`-th row each."""
         parts = (
-            Batch(self.ids[n::count], self.lengths[n::count], self.starts[n::count])
+            Batch(self.ids[n::count], self.documents[n::count], self.targets[n::count])
             for n in range(count)
         )
         return [part for part in parts if part.counted]
@@ -52,42 +64,99 @@ class Place:
     batch: int = 0
 
 
-def choose_lengths(sizes: np.ndarray, counts: np.ndarray, most: int = _MOST_LENGTHS) -> np.ndarray:
-    """Return at most `most` lengths, increasing, to which documents are padded.
+class Shape(NamedTuple):
+    """Of a batch."""
 
-    `counts` says how many documents have each of the lengths `sizes`, which increase.
-    What is chosen leaves the least padding that so many can, if documents that share a batch are
-    alike in length: the k-segmentation of the lengths' histogram, by dynamic programming
-    (Bellman 1961, "On the approximation of curves by line segments").
+    rows: int
+    length: int
+
+
+def choose_shapes(counts: np.ndarray, batch_size: int) -> list[Shape]:
+    """Return the shapes of batches, with longer and longer rows.
+
+    `counts[n]` says how many documents have `n` tokens. Nearly all of them fit into the
+    shortest rows, and all into the longest. A batch has about as many positions as
+    `batch_size` documents of average length have tokens, or is a single row that is longer.
     """
-    before = np.concatenate([[0], np.cumsum(counts)])
-    # cost[j]: the positions computed for all documents of the j shortest sizes.
-    cost = np.concatenate([[0], before[1:] * sizes]).astype(float)
-    cuts = []
-    for _ in range(min(most, len(sizes)) - 1):
-        # Of i sizes as before, and the next up to j padded to the longest of them.
-        joined = cost[:, None] + (before[None, 1:] - before[:, None]) * sizes[None]
-        joined[np.tril_indices(len(sizes) + 1, -1, len(sizes))] = np.inf
-        cuts.append(joined.argmin(axis=0))
-        cost = np.concatenate([[0], joined.min(axis=0)])
-    chosen, last = [], len(sizes)
-    for cut in reversed(cuts):
-        chosen.append(sizes[last - 1])
-        last = cut[last - 1]
-        if not last:
+    total = np.cumsum(counts)
+    budget = batch_size * np.average(np.arange(len(counts)), weights=counts)
+    least = max(_ROW, int(np.searchsorted(total, _FIT * total[-1])))
+    sample = np.searchsorted(total, (np.arange(_SAMPLE) + 0.5) / _SAMPLE * total[-1])
+    shapes = [_shortest_full(sample, budget, least)]
+    longest = _rounded_up(np.flatnonzero(counts)[-1])
+    while (length := shapes[-1].length) < longest:
+        length = min(2 * length, longest)
+        shapes.append(Shape(max(1, round(budget / length)), length))
+    return shapes
+
+
+def _shortest_full(lengths: np.ndarray, budget: float, least: int) -> Shape:
+    """Return a shape with rows of about `least` to twice as many positions.
+
+    The shortest that documents of such lengths fill, or else the fullest.
+    """
+    found = {}
+    for rows in range(max(1, round(budget / least)), max(0, round(budget / least / 2) - 1), -1):
+        length = _rounded_up(budget / rows)
+        fitting = lengths[lengths <= length]
+        (packed,) = pack(fitting, [Shape(1, length)])
+        found[Shape(rows, length)] = fitting.sum() / max(1, len(packed) * length)
+        if found[Shape(rows, length)] >= _FULL:
             break
-    else:
-        chosen.append(sizes[last - 1])
-    return np.array(sorted(chosen), np.int32)
+    return max(found, key=found.__getitem__)
+
+
+def _rounded_up(length: float) -> int:
+    return _MULTIPLE * math.ceil(length / _MULTIPLE)
+
+
+def pack(lengths: np.ndarray, shapes: Sequence[Shape]) -> list[list[list[int]]]:
+    """Return, for each shape, rows for whole batches: the documents in each row, by number.
+
+    The longest document comes first, and each goes where the least room is left behind it
+    (best fit decreasing: Johnson 1973, "Near-optimal bin packing algorithms"). But what long
+    documents leave of their rows goes to others in the order of their numbers, so that a batch
+    of longer rows does not consist of long documents alone.
+    """
+    row_lengths = [shape.length for shape in shapes]
+    rows: list[list[list[int]]] = [[] for _ in shapes]
+    left: list[tuple[int, int, int]] = []  # The room in each open row, its shape and number.
+
+    def put(document: int, opening: bool = True) -> bool:
+        """Put a document into an open row, or the first of another batch, and return whether."""
+        needed = int(lengths[document])
+        best = bisect_left(left, (needed,))
+        if best == len(left):
+            if not opening:
+                return False
+            kind = bisect_left(row_lengths, needed)
+            for _ in range(shapes[kind].rows):
+                insort(left, (row_lengths[kind], kind, len(rows[kind])))
+                rows[kind].append([])
+        room, kind, number = left.pop(best)
+        rows[kind][number].append(document)
+        if room > needed:
+            insort(left, (room - needed, kind, number))
+        return True
+
+    decreasing = np.argsort(lengths, kind="stable")[::-1]
+    placed = lengths > row_lengths[0]
+    for document in decreasing[placed[decreasing]].tolist():
+        put(document)
+    for document in np.flatnonzero(~placed).tolist():
+        placed[document] = put(document, opening=False)
+    for document in decreasing[~placed[decreasing]].tolist():
+        put(document)
+    return rows
 
 
 class BatchOrder:
     """The batches of a run: a function of the seed and of the place alone.
 
     Every epoch has each document once. An epoch goes through a shuffle of the documents
-    in pools; documents of a pool that are alike in length share a batch. A batch has
-    about as many tokens as any other, so that a short document counts no more than a
-    long one. The memory used does not depend on the number of documents.
+    in pools; a pool's documents are packed into rows, and rows drawn at random make a
+    batch. A batch has about as many tokens as any other, so that a short document counts
+    no more than a long one. The memory used does not depend on the number of documents.
     """
 
     def __init__(
@@ -110,73 +179,85 @@ class BatchOrder:
         self._dropout = category_dropout
         self._on_text = loss_on == "text"
         self._pool_size = pool * batch_size
-        counts = _length_counts(corpus, category_dropout)
-        sizes = np.flatnonzero(counts)
-        self._budget = batch_size * np.average(sizes, weights=counts[sizes])
-        self._lengths = choose_lengths(sizes, counts[sizes])
+        self._shapes = choose_shapes(_length_counts(corpus, category_dropout), batch_size)
 
     def from_place(self, place: Place) -> Iterator[tuple[Batch, Place]]:
         """Yield batches without end, each with the place behind it."""
         pools = -(-len(self._corpus) // self._pool_size)
         while True:
-            batches = list(self._pool(place.epoch, place.pool))
-            for number in range(place.batch, len(batches)):
-                if number + 1 < len(batches):
+            packed = self._pool(place.epoch, place.pool)
+            for number in range(place.batch, len(packed)):
+                if number + 1 < len(packed):
                     place = Place(place.epoch, place.pool, number + 1)
                 elif place.pool + 1 < pools:
                     place = Place(place.epoch, place.pool + 1)
                 else:
                     place = Place(place.epoch + 1)
-                yield batches[number], place
+                yield self._batch(packed[number]), place
 
-    def _pool(self, epoch: int, pool: int) -> Iterator[Batch]:
+    def in_order(self, most: int) -> Iterator[Batch]:
+        """Yield the first `most` documents, each once and whole."""
+        count = min(most, len(self._corpus))
+        for first in range(0, count, self._pool_size):
+            numbers = np.arange(first, min(first + self._pool_size, count))
+            rng = np.random.default_rng(first)
+            yield from map(self._batch, self._packed(numbers, np.ones(len(numbers), bool), rng))
+
+    def _pool(self, epoch: int, pool: int) -> list["_Packed"]:
         count = len(self._corpus)
         first = pool * self._pool_size
         places = np.arange(first, min(first + self._pool_size, count), dtype=np.uint64)
         numbers = _shuffle(places, count, (self._seed, epoch))
         rng = np.random.default_rng((self._seed, epoch, pool))
         with_category = rng.random(len(numbers)) >= self._dropout
-        batches = list(self._cut(numbers, with_category))
-        for place in rng.permutation(len(batches)):
-            yield self._batch(*batches[place])
+        packed = self._packed(numbers, with_category, rng)
+        return [packed[place] for place in rng.permutation(len(packed))]
 
-    def in_order(self, most: int) -> Iterator[Batch]:
-        """Yield the first `most` documents, each once and whole."""
-        numbers = np.arange(min(most, len(self._corpus)))
-        for cut in self._cut(numbers, np.ones(len(numbers), bool)):
-            yield self._batch(*cut)
-
-    def _cut(
-        self, numbers: np.ndarray, with_category: np.ndarray
-    ) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-        """Yield rows, length, document numbers and their flags for each batch."""
+    def _packed(
+        self, numbers: np.ndarray, with_category: np.ndarray, rng: np.random.Generator
+    ) -> list["_Packed"]:
+        """Return which documents stand in each row of each batch."""
         corpus = self._corpus
         lengths = corpus.lengths[numbers] - ~with_category * corpus.categories[numbers]
-        order = np.argsort(lengths, kind="stable")[::-1]
-        numbers, with_category, lengths = numbers[order], with_category[order], lengths[order]
-        start = 0
-        while start < len(numbers):
-            chosen = self._lengths[np.searchsorted(self._lengths, lengths[start]) :]
-            length = int(chosen[0]) if len(chosen) else int(lengths[start])
-            rows = max(1, round(self._budget / length))
-            part = slice(start, start + rows)
-            yield rows, length, numbers[part], with_category[part]
-            start += rows
+        documents = list(zip(numbers.tolist(), with_category.tolist(), strict=True))
+        batches = []
+        for shape, rows in zip(self._shapes, pack(lengths, self._shapes), strict=True):
+            mixed = [[documents[d] for d in rows[row]] for row in rng.permutation(len(rows))]
+            batches += [
+                _Packed(shape.length, mixed[start : start + shape.rows])
+                for start in range(0, len(mixed), shape.rows)
+            ]
+        return batches
 
-    def _batch(
-        self, rows: int, length: int, numbers: np.ndarray, with_category: np.ndarray
-    ) -> Batch:
-        ids = np.zeros((rows, length), np.int32)
-        lengths = np.zeros(rows, np.int32)
-        starts = np.ones(rows, np.int32)
-        for row, (number, whole) in enumerate(zip(numbers, with_category, strict=True)):
-            document = self._corpus.document(number, whole)
-            lengths[row] = len(document)
-            ids[row, : len(document)] = document
-            if self._on_text:
-                dropped = 0 if whole else self._corpus.categories[number]
-                starts[row] = self._corpus.texts[number] - dropped + 1
-        return Batch(ids, lengths, starts)
+    def _batch(self, packed: "_Packed") -> Batch:
+        ids = np.zeros((len(packed.rows), packed.length), np.int32)
+        documents = np.zeros_like(ids)
+        targets = np.zeros_like(ids, bool)
+        for row, contents in enumerate(packed.rows):
+            end = 0
+            for place, (number, with_category) in enumerate(contents, start=1):
+                document = self._corpus.document(number, with_category)
+                start, end = end, end + len(document)
+                ids[row, start:end] = document
+                documents[row, start:end] = place
+                targets[row, start + self._first_target(number, with_category) : end] = True
+        return Batch(ids, documents, targets)
+
+    def _first_target(self, number: int, with_category: bool) -> int:
+        """Return the place in a document of the first token whose loss counts."""
+        if not self._on_text:
+            return 1
+        dropped = 0 if with_category else int(self._corpus.categories[number])
+        return int(self._corpus.texts[number]) - dropped + 1
+
+
+class _Packed(NamedTuple):
+    """A batch before its tokens are read."""
+
+    length: int
+    """Positions in a row."""
+    rows: list[list[tuple[int, bool]]]
+    """The number of each document, and whether it has its category."""
 
 
 def _length_counts(corpus: Corpus, category_dropout: float) -> np.ndarray:

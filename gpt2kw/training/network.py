@@ -22,7 +22,7 @@ _BLOCK = (
     *("mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.bias"),
 )
 _HIDDEN = -1e9
-"""Added to attention scores of later tokens, whose softmax is then exactly 0."""
+"""Added to attention scores of what a token may not see, whose softmax is then exactly 0."""
 
 # XLA makes one loop of each chain of element-wise operations. On CPUs that takes about
 # a tenth off a step (see tests/benchmarks); on GPUs it was not measured.
@@ -59,43 +59,54 @@ class Network:
         self._dropout = dropout
         self._recompute = recompute
 
-    def nats(self, ids, lengths, starts, seed=None):
+    def nats(self, ids, documents, targets, seed=None):
         """Return the summed loss, a float32 scalar, of tokens from their predecessors.
 
+        Documents that share a row are computed as if each stood alone in one, with
+        positions from 0 (Krell et al. 2021, "Efficient Sequence Packing without
+        Cross-contamination").
+
         Args:
-            ids: int32 [documents, length], padded behind their ends, where a causal
-                model can't see it, so that no attention mask is needed.
-            lengths: int32 [documents].
-            starts: int32 [documents]; the first token of each document whose loss counts.
+            ids: int32 [rows, length].
+            documents: int32 [rows, length]: the number, in its row, of the document that
+                a token belongs to, 0 for padding. A document's tokens stand side by side.
+            targets: bool [rows, length]: the tokens whose loss counts; never a document's
+                first.
             seed: int32 scalar for dropout, or None for none.
         """
-        hidden, labels, counted = self._last_states(ids, lengths, starts, seed)
+        hidden, labels, counted = self._last_states(ids, documents, targets, seed)
         embedding = tf.convert_to_tensor(self._weights[EMBEDDING])
         return _summed_loss(hidden, embedding, labels, counted)
 
-    def nats_of_each(self, ids, lengths, starts):
-        """Return the loss of each document, float32 [documents], without dropout.
+    def nats_of_rows(self, ids, documents, targets):
+        """Return the loss of each row, float32 [rows], without dropout.
 
         Takes what `nats` takes. It has no gradient.
         """
-        hidden, labels, counted = self._last_states(ids, lengths, starts, None)
+        hidden, labels, counted = self._last_states(ids, documents, targets, None)
         embedding = tf.cast(self._weights[EMBEDDING], hidden.dtype)
         nats, _ = _cross_entropy(tf.matmul(hidden, embedding, transpose_b=True), labels, counted)
         return tf.reduce_sum(tf.reshape(nats, tf.shape(ids)), axis=1)
 
-    def _last_states(self, ids, lengths, starts, seed):
+    def _last_states(self, ids, documents, targets, seed):
         """Return the last hidden states, the tokens that follow, and which count: 0 or 1."""
-        count, length = tf.unstack(tf.shape(ids))
         # Labels are shifted and not the hidden states, whose slice costs a copy each way.
+        # What comes round to a row's end is a document's first, which never counts.
         labels = tf.reshape(tf.roll(ids, shift=-1, axis=1), [-1])
-        place = tf.range(1, length + 1)[None]
-        counted = (place >= starts[:, None]) & (place < lengths[:, None])
-        counted = tf.reshape(tf.cast(counted, tf.float32), [-1])
-        return self._hidden(ids, count, length, seed), labels, counted
+        counted = tf.reshape(tf.roll(tf.cast(targets, tf.float32), shift=-1, axis=1), [-1])
+        return self._hidden(ids, documents, seed), labels, counted
 
-    def _hidden(self, ids, count, length, seed):
-        """Return the last hidden states, [documents * length, width] in the reduced precision."""
-        embedded = tf.gather(self._weights[EMBEDDING], ids) + self._weights[_POSITIONS][:length]
+    def _hidden(self, ids, documents, seed):
+        """Return the last hidden states, [rows * length, width] in the reduced precision."""
+        place = tf.range(tf.shape(ids)[1])
+        visible = documents[:, :, None] == documents[:, None, :]
+        visible &= place[:, None] >= place[None, :]
+        positions = tf.reduce_sum(tf.cast(visible, tf.int32), axis=2) - 1
+        # There may be more padding than the model has positions.
+        positions *= tf.cast(documents > 0, tf.int32)
+        mask = tf.where(visible, 0.0, _HIDDEN)[:, None]
+        embedded = tf.gather(self._weights[EMBEDDING], ids)
+        embedded += tf.gather(self._weights[_POSITIONS], positions)
         width = embedded.shape[-1]
         x = self._drop(tf.reshape(embedded, [-1, width]), seed, 0)
         for layer in range(self._layers):
@@ -104,34 +115,33 @@ class Network:
             site = 3 * layer + 1
 
             def block(x, *weights, site=site):
-                return self._block(x, count, length, seed, site, *weights)
+                return self._block(x, mask, seed, site, *weights)
 
             x = (tf.recompute_grad(block) if self._recompute else block)(x, *weights)
         gain, bias = (tf.convert_to_tensor(self._weights[name]) for name in _FINAL_NORM)
         return self._norm(x, gain, bias)
 
-    def _block(self, x, count, length, seed, site, *weights):
-        """Return float32 [documents * length, width] after one layer.
+    def _block(self, x, mask, seed, site, *weights):
+        """Return float32 [rows * length, width] after one layer.
 
         `site` numbers the layer's three dropouts, so that each draws its own mask.
         """
         norm_1, joint, out, norm_2, wide, narrow = zip(weights[::2], weights[1::2], strict=True)
         queries = self._linear(self._norm(x, *norm_1), *joint)
-        mixed = self._attend(queries, count, length, seed, site)
-        x += self._drop(tf.cast(self._linear(mixed, *out), tf.float32), seed, site + 1)
+        mixed = self._attend(queries, mask, seed, site)
+        x = self._add(x, self._linear(mixed, *out), seed, site + 1)
         inner = _gelu(self._linear(self._norm(x, *norm_2), *wide))
-        return x + self._drop(tf.cast(self._linear(inner, *narrow), tf.float32), seed, site + 2)
+        return self._add(x, self._linear(inner, *narrow), seed, site + 2)
 
-    def _attend(self, joint, count, length, seed, site):
+    def _attend(self, joint, mask, seed, site):
         width = joint.shape[-1] // 3
         size = width // self._heads
-        joint = tf.reshape(joint, [count, length, 3, self._heads, size])
+        rows, length = tf.shape(mask)[0], tf.shape(mask)[2]
+        joint = tf.reshape(joint, [rows, length, 3, self._heads, size])
         query, key, value = tf.unstack(tf.transpose(joint, [2, 0, 3, 1, 4]))
-        scores = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)
-        place = tf.range(length)
-        later = tf.cast(place[None, :] > place[:, None], tf.float32)
-        shares = tf.nn.softmax(scores / math.sqrt(size) + later * _HIDDEN)
-        shares = tf.cast(self._drop(shares, seed, site), self._dtype)
+        scores = tf.matmul(query, key, transpose_b=True)
+        kept, factor = self._kept(tf.shape(scores), seed, site)
+        shares = _attention_shares(scores, mask, kept, 1 / math.sqrt(size), factor)
         mixed = tf.transpose(tf.matmul(shares, value), [0, 2, 1, 3])
         return tf.reshape(mixed, [-1, width])
 
@@ -142,19 +152,30 @@ class Network:
     def _norm(self, x, gain, bias):
         return _layer_norm(x, gain, bias, self._epsilon, self._dtype)
 
+    def _add(self, x, change, seed, site):
+        """Return float32 `x` plus a change in the reduced precision after dropout."""
+        return _add_kept(x, change, *self._kept(tf.shape(x), seed, site))
+
     def _drop(self, x, seed, site):
-        """Zero a share of `x` at random and scale the rest up; nothing if `seed` is None."""
+        """Zero a share of float32 `x` at random and scale the rest up; none without a seed."""
+        kept, factor = self._kept(tf.shape(x), seed, site)
+        return x * (tf.cast(kept, x.dtype) * factor)
+
+    def _kept(self, shape, seed, site):
+        """Return what dropout keeps, bool of `shape`, and the factor by which that grows.
+
+        Without a seed that is all, in one scalar, by 1.
+        """
         # A random byte for each value: a quarter of the random numbers that floats take.
         threshold = round(self._dropout * 256)
         if seed is None or not threshold:
-            return x
-        size = tf.size(x)
+            return tf.constant(True), 1.0
+        size = tf.reduce_prod(shape)
         words = tf.random.stateless_uniform(
             [(size + 7) // 8], tf.stack([seed, site]), None, None, tf.uint64
         )
         bytes_ = tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:size]
-        kept = tf.reshape(bytes_ >= np.uint8(threshold), tf.shape(x))
-        return x * (tf.cast(kept, x.dtype) * tf.cast(256 / (256 - threshold), x.dtype))
+        return tf.reshape(bytes_ >= np.uint8(threshold), shape), 256 / (256 - threshold)
 
 
 # Between the products: each function with the gradient written out, computed in float32.
@@ -184,6 +205,59 @@ def _gelu_gradient(x, upstream):
     slope = _GELU_SCALE * (1 + 3 * _GELU_CUBIC * y * y)
     gradient = 0.5 * (1 + inner) + 0.5 * y * (1 - inner * inner) * slope
     return tf.cast(tf.cast(upstream, tf.float32) * gradient, x.dtype)
+
+
+def _add_kept(x, change, kept, factor):
+    """Return float32 `x` plus what is kept of a change, times a factor."""
+
+    @tf.custom_gradient
+    def add(x, change, kept):
+        def gradient(upstream):
+            return upstream, _add_gradient(upstream, kept, factor, change.dtype), None
+
+        return _add_value(x, change, kept, factor), gradient
+
+    return add(x, change, kept)
+
+
+@_fused
+def _add_value(x, change, kept, factor):
+    return x + tf.cast(change, tf.float32) * (tf.cast(kept, tf.float32) * factor)
+
+
+@_fused
+def _add_gradient(upstream, kept, factor, dtype):
+    return tf.cast(upstream * (tf.cast(kept, tf.float32) * factor), dtype)
+
+
+def _attention_shares(scores, mask, kept, scale, factor):
+    """Return the softmax of scores, after scale and mask, with dropout, in the scores' type."""
+
+    @tf.custom_gradient
+    def share(scores, mask, kept):
+        shares, dropped = _shares_value(scores, mask, kept, scale, factor)
+
+        def gradient(upstream):
+            return _shares_gradient(shares, kept, upstream, scale, factor), None, None
+
+        return dropped, gradient
+
+    return share(scores, mask, kept)
+
+
+@_fused
+def _shares_value(scores, mask, kept, scale, factor):
+    shares = tf.nn.softmax(tf.cast(scores, tf.float32) * scale + mask)
+    dropped = shares * (tf.cast(kept, tf.float32) * factor)
+    return tf.cast(shares, scores.dtype), tf.cast(dropped, scores.dtype)
+
+
+@_fused
+def _shares_gradient(shares, kept, upstream, scale, factor):
+    y = tf.cast(shares, tf.float32)
+    inner = y * tf.cast(upstream, tf.float32) * (tf.cast(kept, tf.float32) * factor)
+    gradient = inner - y * tf.reduce_sum(inner, axis=-1, keepdims=True)
+    return tf.cast(gradient * scale, upstream.dtype)
 
 
 def _layer_norm(x, gain, bias, epsilon, dtype):

@@ -1,11 +1,16 @@
-"""What batches of documents alike in length cost and save.
+"""What packing documents costs and saves.
 
     python tests/benchmarks/batching.py loss TEXT [--steps 300] [--seeds 0 1]
 
-trains a new model on the text twice for each seed: with gpt2kw's batches, and with the
-same documents in batches of any lengths, padded to the longest, with twice the rows, for
-half of their positions are padding: as many tokens a step. Prints the validation losses,
-the tokens seen, the share of positions that are no padding, and the seconds.
+trains a new model on the text twice for each seed: with gpt2kw's batches, and with each
+document alone in its row, padded to the longest of its batch, which has as many tokens.
+Prints the validation losses, the tokens seen, the share of positions that are no padding,
+and the seconds.
+
+    python tests/benchmarks/batching.py share TEXT [--sizes 8 32 128]
+
+goes through an epoch with so many documents a step: steps by the shape of their batches, and
+the share of positions that are no padding.
 
     python tests/benchmarks/batching.py memory [--megabytes 30 300 1000]
 
@@ -20,15 +25,19 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
+ALONE = "each alone"
 SENTENCES = Path(__file__).parents[2] / "data" / "titles.csv"
 
 
 def losses(text: Path, steps: int, seeds: list[int]) -> None:
     print("| seed | batches | validation loss | tokens | not padding | seconds |")
     print("| ---: | --- | ---: | ---: | ---: | ---: |")
-    for seed, way in itertools.product(seeds, ("by length", "any lengths")):
+    for seed, way in itertools.product(seeds, ("packed", ALONE)):
         arguments = ["--way", way, "--steps", str(steps), "--seeds", str(seed)]
         subprocess.run([sys.executable, __file__, "loss", str(text), *arguments], check=True)
 
@@ -36,18 +45,27 @@ def losses(text: Path, steps: int, seeds: list[int]) -> None:
 def train(text: Path, steps: int, seed: int, way: str) -> None:
     from gpt2kw.training import batches, loop
 
-    if way == "any lengths":
-        # A pool of one batch has nothing to sort.
-        def order(options, corpus):
-            return batches.BatchOrder(
-                corpus,
-                2 * options.batch_size,
-                options.seed,
-                category_dropout=options.category_dropout,
-                pool=1,
-            )
+    class AloneInRows(batches.BatchOrder):
+        """Takes documents as they come, until they have as many tokens as a packed batch."""
 
-        loop.batch_order = order
+        def _packed(self, numbers, with_category, rng):
+            corpus = self._corpus
+            lengths = corpus.lengths[numbers] - ~with_category * corpus.categories[numbers]
+            rows, length = self._shapes[0]
+            batch = np.cumsum(lengths, dtype=np.int64) // (rows * length)
+            documents = list(zip(numbers.tolist(), with_category.tolist(), strict=True))
+            found = []
+            for _, places in itertools.groupby(range(len(documents)), batch.__getitem__):
+                chosen = list(places)
+                alone = [[documents[place]] for place in chosen]
+                # Else it would be compiled for every step anew.
+                alone += [[] for _ in range(-len(alone) % 8)]
+                longest = int(lengths[chosen].max())
+                found.append(batches._Packed(longest + -longest % 16, alone))
+            return found
+
+    if way == ALONE:
+        batches.BatchOrder = loop.BatchOrder = AloneInRows
     with tempfile.TemporaryDirectory() as folder:
         from gpt2kw.model import runs
 
@@ -66,6 +84,33 @@ def train(text: Path, steps: int, seed: int, way: str) -> None:
     real = 1 - sum(entry["padding"] for entry in entries) / len(entries)
     found = f"{report.validation_loss:.3f} | {report.tokens:,} | {real:.1%} | {seconds:.0f}"
     print(f"| {seed} | {way} | {found} |", flush=True)
+
+
+def share(text: Path, sizes: list[int]) -> None:
+    from gpt2kw.model.folder import new_model
+    from gpt2kw.model.named import MINI_SHAPE, MINI_VOCABULARY
+    from gpt2kw.text.tally import Tally
+    from gpt2kw.training.batches import BatchOrder, Place
+    from gpt2kw.training.corpus import checksum, open_corpus, read_records
+
+    model = new_model(read_records(text, Tally()), MINI_VOCABULARY, 0, **MINI_SHAPE)
+    print("| documents a step | steps of an epoch, by rows x positions | not padding |")
+    print("| ---: | --- | ---: |")
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = open_corpus(text, checksum(text), model.tokenizer, model.context, Path(folder))
+        for size in sizes:
+            shapes: Counter[str] = Counter()
+            tokens = positions = 0
+            for batch, place in BatchOrder(corpus, size, 0, category_dropout=0.2).from_place(
+                Place()
+            ):
+                shapes["{} x {}".format(*batch.ids.shape)] += 1
+                tokens += batch.tokens
+                positions += batch.ids.size
+                if place.epoch:
+                    break
+            found = ", ".join(f"{count:,} of {shape}" for shape, count in shapes.most_common())
+            print(f"| {size} | {found} | {tokens / positions:.1%} |", flush=True)
 
 
 def memory(sizes: list[int]) -> None:
@@ -124,10 +169,11 @@ class _Peak(threading.Thread):
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["loss", "memory"])
+    parser.add_argument("what", choices=["loss", "share", "memory"])
     parser.add_argument("text", type=Path, nargs="?")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[8, 32, 128])
     parser.add_argument("--megabytes", type=int, nargs="+", default=[30, 300, 1000])
     parser.add_argument("--way")
     parser.add_argument("--one", type=int)
@@ -136,6 +182,8 @@ def main() -> None:
         read_one(options.one)
     elif options.what == "memory":
         memory(options.megabytes)
+    elif options.what == "share":
+        share(options.text, options.sizes)
     elif options.way:
         train(options.text, options.steps, options.seeds[0], options.way)
     else:

@@ -163,11 +163,9 @@ def watch(work: Work) -> None:
         seconds = sum(line["seconds"] for line in lines)
         if lines and seconds >= work.seconds:
             break
-    # Metrics count predicted tokens, and each document has one that is not.
-    documents = sum(line["new_tokens"] for line in lines) / (work.mean_tokens - 1)
     report = {
         "startup": began - psutil.Process().create_time(),
-        "tokens_per_second": documents * work.mean_tokens / seconds,
+        "tokens_per_second": sum(line["new_tokens"] for line in lines) / seconds,
         "seconds_per_step": seconds / sum(line["new_steps"] for line in lines),
     }
     print(json.dumps(report), flush=True)
