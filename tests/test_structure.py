@@ -50,6 +50,7 @@ def test_libraries_stand_in_their_rooms():
     assert users_of("tensorflow") == {"gpt2kw.model.backend"}
     assert users_of("spacy") == {f"gpt2kw.text.{m}" for m in ("keywords", "pipeline", "word_rules")}
     assert users_of("ray") == {"gpt2kw.text.parallel", "gpt2kw.training.cluster"}
+    assert users_of("ctranslate2") == {"gpt2kw.generation.ctranslate2_engine"}
     assert users_of("torch") == set()
     assert users_of("pickle") == set()
 
@@ -61,7 +62,7 @@ def test_encode_decode_export_and_help_never_import_tensorflow():
         "gpt2kw.export_model\n"
         "import gpt2kw.encode, gpt2kw.decode, gpt2kw.generate, gpt2kw.export, gpt2kw.command\n"
         "import gpt2kw.training.options, gpt2kw.evaluation.options\n"
-        "print({'tensorflow', 'spacy', 'ray', 'transformers'} & set(sys.modules))"
+        "print({'tensorflow', 'spacy', 'ray', 'transformers', 'ctranslate2'} & set(sys.modules))"
     )
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
