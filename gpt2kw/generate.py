@@ -23,7 +23,9 @@ def _generate(options: Options) -> None:
         # TensorFlow takes seconds to import; --help and a mistyped option do not wait.
         from gpt2kw.generation.generator import Generator
 
-        generator = Generator.load(options.run_name, options.model, options.precision)
+        generator = Generator.load(
+            options.run_name, options.model, options.precision, options.backend
+        )
         if _at_terminal(options):
             from gpt2kw.generation.console import Console
 

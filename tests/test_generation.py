@@ -10,6 +10,8 @@ from gpt2kw.errors import UserError
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.model.folder import EMBEDDING, About, Model
 from gpt2kw.model.runs import Run
+from gpt2kw.text.normalise import normal_form
+from gpt2kw.text.title_index import TitleIndex
 
 
 @pytest.fixture
@@ -165,3 +167,91 @@ def test_keywords_are_split_and_cleaned_as_the_encoder_does(text, keywords):
 def test_options_out_of_range_are_named_with_their_value(fields, message):
     with pytest.raises(UserError, match=message):
         GenerateOptions(**fields)
+
+
+@pytest.mark.parametrize("mode", ["guarantee", "prefer"])
+def test_ctranslate2_looks_for_keywords_among_candidates(model, mode, caplog):
+    pytest.importorskip("ctranslate2")
+    generator = Generator.of(model, backend="ctranslate2")
+    options = GenerateOptions(
+        keywords="a", keyword_mode=mode, backend="ctranslate2", seed=0, nsamples=3, top_k=0
+    )
+    texts = list(generator.write([options], options))
+    assert [text.number for text in texts] == sorted(text.number for text in texts)
+    if mode == "guarantee":
+        assert not any(text.missing for text in texts)
+        assert len(texts) == 3 or "without all keywords" in caplog.text
+    else:
+        assert len(texts) == 3
+    plain = GenerateOptions(backend="ctranslate2", seed=1, nsamples=4, prefix="My cat")
+    titles = generator.generate(plain)
+    assert len(titles) == 4
+    assert all(title.startswith("My cat") for title in titles)
+    with pytest.raises(UserError, match="loaded for another"):
+        generator.generate(nsamples=1)
+
+
+def test_what_ctranslate2_can_not_do_is_refused():
+    with pytest.raises(UserError, match="--min-p is 0.1; give --backend tensorflow"):
+        GenerateOptions(backend="ctranslate2", min_p=0.1)
+
+
+def test_unique_texts_differ_in_more_than_case(model):
+    options = GenerateOptions(nsamples=20, seed=0, unique=True, max_tokens=1, top_k=3)
+    titles = [text.title for text in Generator.of(model).write([options], options)]
+    assert len(titles) == len({normal_form(title) for title in titles}) > 1
+
+
+def test_novel_leaves_out_copies_of_training_titles(model, tmp_path, caplog):
+    every = Generator.of(model).generate(nsamples=6, seed=0)
+    TitleIndex.build(every[:3], tmp_path / "titles")
+    generator = Generator.of(model, titles=tmp_path / "titles")
+    new = generator.generate(nsamples=6, seed=0, novel=True)
+    assert len(new) == 6
+    assert not set(every[:3]) & set(new)
+    assert every[3:] == new[3:]
+    with pytest.raises(UserError, match="--novel needs to know"):
+        Generator.of(model).generate(novel=True)
+
+
+def test_texts_with_words_of_a_list_are_left_out(model, tmp_path):
+    generator = Generator.of(model)
+    words = tmp_path / "words.txt"
+    words.write_text("cat\ndog\nthe\na\n")
+    options = {"nsamples": 8, "seed": 0, "prefix": "x ", "word_list": words}
+    for title in generator.generate(**options):
+        assert not {"cat", "dog", "the", "a"} & set(normal_form(title).split())
+
+
+def test_truncate_and_prefix_work_as_in_gpt_2_simple(generator):
+    whole = generator.generate(seed=2, nsamples=3, prefix="My cat")
+    mark = whole[0][8:10]
+    cut = generator.generate(seed=2, nsamples=3, prefix="My cat", truncate=mark)
+    assert cut[0] == whole[0][: whole[0].index(mark, 6)]
+    bare = generator.generate(seed=2, nsamples=3, prefix="My cat", include_prefix=False)
+    assert ["My cat" + text for text in bare] == whole
+
+
+def test_a_raw_prompt_is_continued_by_a_model_without_the_format(tiny_model):
+    model = Model.load(tiny_model)
+    model.tokenizer.had_marks = False
+    generator = Generator.of(model)
+    for text in generator.generate(prompt="The old cat", nsamples=2, seed=0):
+        assert text.startswith("The old cat")
+        assert len(text) > len("The old cat")
+
+
+def test_a_prompt_in_the_format_is_continued_as_a_document(generator):
+    options = GenerateOptions(prompt="<|startoftext|>~`cats~^wall~@My", nsamples=1, seed=0)
+    (text,) = generator.write([options], options)
+    assert text.document.record.category == "cats"
+    assert text.title.startswith("My")
+
+
+def test_bad_words_do_not_come(model):
+    options = {"seed": 0, "nsamples": 30, "top_k": 0, "temperature": 3.0}
+    generator = Generator.of(model)
+    free = generator.generate(**options)
+    assert any({"cat", "dog"} & set(normal_form(title).split()) for title in free)
+    for title in generator.generate(**options, bad_words="cat, dog"):
+        assert not {"cat", "dog"} & set(normal_form(title).split())

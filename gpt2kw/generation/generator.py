@@ -1,11 +1,12 @@
 """Loading a model once, and writing texts with it many times."""
 
 import collections
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +27,9 @@ from gpt2kw.model.tokenizer import Tokenizer
 from gpt2kw.text.normalise import normal_form
 from gpt2kw.text.title_index import TitleIndex
 
+if TYPE_CHECKING:
+    from gpt2kw.generation.ctranslate2_engine import Engine
+
 log = logging.getLogger(__name__)
 
 _USUAL_RUN = "run1"
@@ -40,7 +44,7 @@ class Generator:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        network: CachedNetwork,
+        network: "CachedNetwork | Engine",
         config: dict[str, Any],
         about: About,
         titles: FilePath | None = None,
@@ -53,37 +57,52 @@ class Generator:
         self._tokenizer = tokenizer
         self._network = network
         self._rows = config["vocab_size"]
+        self._context = config["n_positions"]
         self._asker = Asker(tokenizer, about, config["n_positions"], self._rows)
 
     @classmethod
     def load(
-        cls, run_name: str | None = None, model: str | None = None, precision: str = "auto"
+        cls,
+        run_name: str | None = None,
+        model: str | None = None,
+        precision: str = "auto",
+        backend: str = "tensorflow",
     ) -> "Generator":
         """Load the best checkpoint of a run, or a fine-tuned model by folder or name.
 
         The best is the one with the lowest validation loss, or the newest if none was
         measured. With neither name it is `run1`, or `mini` where there is no such run. Matrix
         products are done in `precision`: float32, bfloat16, float16, or auto for the best
-        that the hardware multiplies.
+        that the hardware multiplies. The `backend` ctranslate2 multiplies in int8.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: there is none, it is damaged, or the backend is not installed.
         """
         if model is None and (run_name or Run.named(_USUAL_RUN).exists):
             run = Run.named(run_name or _USUAL_RUN)
-            return cls.of(run.best().load_model(), precision, run.titles_folder)
+            return cls.of(run.best().load_model(), precision, run.titles_folder, backend)
         if model is None:
             log.info("there is no run %s yet; this is the model %s", _USUAL_RUN, MINI)
             model = MINI
         folder = find_model(model)
-        return cls.of(Model.load(folder), precision, Run.of_model(folder).titles_folder)
+        titles = Run.of_model(folder).titles_folder
+        return cls.of(Model.load(folder), precision, titles, backend)
 
     @classmethod
     def of(
-        cls, model: Model, precision: str = "auto", titles: FilePath | None = None
+        cls,
+        model: Model,
+        precision: str = "auto",
+        titles: FilePath | None = None,
+        backend: str = "tensorflow",
     ) -> "Generator":
-        """Make a generator from a model that is in memory."""
-        network = CachedNetwork(model.weights, model.config, choose_precision(precision))
+        """Make a generator from a model that is in memory; see `load`."""
+        if backend == "ctranslate2":
+            from gpt2kw.generation.ctranslate2_engine import Engine
+
+            network = Engine(model)
+        else:
+            network = CachedNetwork(model.weights, model.config, choose_precision(precision))
         return cls(model.tokenizer, network, model.config, model.about, titles)
 
     def generate(self, options: GenerateOptions | None = None, **fields: Any) -> list[str]:
@@ -118,9 +137,15 @@ class Generator:
             yield from self._search(requests, options)
             return
         editor = self._editor(options)
+        seed = np.random.SeedSequence(options.seed).entropy
+        write = self._write_freely if options.backend == "ctranslate2" else self._write_guided
+        if isinstance(self._network, CachedNetwork) != (options.backend == "tensorflow"):
+            raise UserError(
+                f"--backend is {options.backend!r}, and the model was loaded for another",
+                "load it with this backend",
+            )
         drafts = self._drafts(requests)
         waiting: collections.deque[_Draft] = collections.deque()
-        seed = np.random.SeedSequence(options.seed).entropy
         room = max(1, options.batch_size // options.candidate_count)
         while True:
             while len(waiting) < room and (draft := next(drafts, None)):
@@ -128,7 +153,7 @@ class Generator:
             if not waiting:
                 break
             # The first may want more candidates, and is what the others wait for.
-            self._write_candidates(
+            write(
                 [draft for draft in waiting if draft is waiting[0] or not draft.rounds],
                 options,
                 seed,
@@ -149,10 +174,41 @@ class Generator:
             for number in range(request.nsamples):
                 yield _Draft(asked, place, number)
 
-    def _write_candidates(
+    def _write_freely(
         self, drafts: Sequence["_Draft"], options: GenerateOptions, seed: int
     ) -> None:
-        """Give each draft a round of candidates."""
+        """Give each draft a round of candidates that nothing leads to its keywords."""
+        rules, first = self._rules(options), drafts[0]
+        numbers = (seed, first.request, first.number, first.rounds)
+        written = self._network.generate(
+            [draft.asked.prompt for draft in drafts for _ in range(options.candidate_count)],
+            max_tokens=min(
+                options.max_tokens,
+                *(self._context - len(draft.asked.prompt) for draft in drafts),
+            ),
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            repetition_penalty=options.repetition_penalty,
+            no_repeat_ngram=options.no_repeat_ngram,
+            stops=rules.stops,
+            suppressed=np.flatnonzero(~rules.allowed[: self._tokenizer.size]).tolist(),
+            # Beginning the random numbers anew costs a load of the model.
+            seed=int(np.random.SeedSequence(numbers).generate_state(1)[0])
+            if not first.request and not first.number and not first.rounds
+            else None,
+        )
+        texts = iter(written)
+        for draft in drafts:
+            draft.rounds += 1
+            for ((tokens, log_probability),) in itertools.islice(texts, options.candidate_count):
+                nats = -log_probability / max(1, len(tokens))
+                draft.candidates.append(self._read(draft, tokens, nats, 0, options))
+
+    def _write_guided(
+        self, drafts: Sequence["_Draft"], options: GenerateOptions, seed: int
+    ) -> None:
+        """Give each draft a round of candidates that are led to its keywords."""
         prompts: dict[tuple[int, ...], int] = {}
         owners, paths = [], []
         for draft in drafts:
@@ -168,7 +224,7 @@ class Generator:
         sampler = Sampler(paths, sampling, self._rules(options))
         self._network.decode([list(prompt) for prompt in prompts], sampler)
         for draft, path in zip(owners, paths, strict=True):
-            draft.candidates.append(self._read(draft, path, options))
+            draft.candidates.append(self._read_path(draft, path, options))
 
     def _search(
         self, requests: Iterable[GenerateOptions], options: GenerateOptions
@@ -181,7 +237,7 @@ class Generator:
             search = BeamSearch([beginning], options.beams, options.length_penalty, rules)
             self._network.decode([list(asked.prompt)], search)
             found = [
-                self._read(_Draft(asked, place, number), path, options)
+                self._read_path(_Draft(asked, place, number), path, options)
                 for number, path in enumerate(search.best(0))
             ]
             for _ in range(request.nsamples):
@@ -217,12 +273,26 @@ class Generator:
                     "generate from a run that was fine-tuned here",
                 )
             index = TitleIndex.open(self._titles)
-        words = WordFilter.load(options.word_list) if options.safe or options.word_list else None
-        return _Editor(options, index, words)
+        # Bad words may still come, made of other tokens.
+        filters = [WordFilter(options.bad_word_list)]
+        if options.safe or options.word_list:
+            filters.append(WordFilter.load(options.word_list))
+        return _Editor(options, index, filters)
 
-    def _read(self, draft: "_Draft", path: Path, options: GenerateOptions) -> Text:
-        asked, tokens = draft.asked, path.tokens
-        if not options.whole and tokens[-1] == self._tokenizer.tag("body"):
+    def _read_path(self, draft: "_Draft", path: Path, options: GenerateOptions) -> Text:
+        forced = path.guide.forced if path.guide else 0
+        return self._read(draft, path.tokens, path.nats / len(path.tokens), forced, options)
+
+    def _read(
+        self,
+        draft: "_Draft",
+        tokens: list[int],
+        nats: float,
+        forced: int,
+        options: GenerateOptions,
+    ) -> Text:
+        asked = draft.asked
+        if not options.whole and tokens[-1:] == [self._tokenizer.tag("body")]:
             # A title that a body would follow is whole.
             tokens = [*tokens[:-1], self._tokenizer.end]
         text = Text(
@@ -230,8 +300,8 @@ class Generator:
             draft.request,
             draft.number,
             asked.plan.keywords if asked.plan else (),
-            path.nats / len(path.tokens),
-            path.guide.forced if path.guide else 0,
+            nats,
+            forced,
         )
         return cut(text, asked.prefix, options.truncate, options.include_prefix)
 
@@ -256,11 +326,11 @@ class _Editor:
     """Takes the texts that will do, and counts what is left out."""
 
     def __init__(
-        self, options: GenerateOptions, index: TitleIndex | None, words: WordFilter | None
+        self, options: GenerateOptions, index: TitleIndex | None, filters: list[WordFilter]
     ) -> None:
         self._options = options
         self._index = index
-        self._words = words
+        self._filters = filters
         self._seen: set[str] = set()
         self._left_out: collections.Counter[str] = collections.Counter()
 
@@ -291,8 +361,8 @@ class _Editor:
             return "without all keywords"
         if options.unique and normal_form(text.title) in self._seen:
             return "not unique"
-        if self._words and self._words.find(text.shown(("title", "body"))):
-            return "not safe"
+        if any(words.find(text.shown(("title", "body"))) for words in self._filters):
+            return "not free of words that must not come"
         if self._index and self._index.find_copy(text.title):
             return "copies of training titles"
         return None

@@ -39,7 +39,7 @@ class GenerateOptions:
     which is also used if there is no run1 yet."""
     candidates: int | None = None
     """Texts that are written for each that is wanted, of which the best is taken. Default:
-    4 with keywords that are guaranteed or preferred, else 1."""
+    4 with keywords that are guaranteed or preferred (16 with ctranslate2), else 1."""
     temperature: float = 0.7
     """Below 1 the likely becomes likelier, above 1 the rare more frequent."""
     top_k: int = 40
@@ -84,6 +84,10 @@ class GenerateOptions:
     """The same seed gives the same texts. Default: other texts each time."""
     batch_size: int = 64
     """Texts that are made at the same time, candidates counted."""
+    backend: Literal["tensorflow", "ctranslate2"] = "tensorflow"
+    """ctranslate2: int8 on CPUs, several times as fast. Keywords are not pushed there: 16
+    candidates are written for each text, up to four times, and what has not all of the
+    keywords is left out. Needs pip install 'gpt2kw[ctranslate2]'."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of matrix products. auto: the best that the hardware multiplies."""
     format: Literal["text", "jsonl", "encoded"] = "text"
@@ -132,6 +136,15 @@ class GenerateOptions:
                 f"--beams {self.beams} can't give --nsamples {self.nsamples} texts",
                 f"give --nsamples {self.beams} or less",
             )
+        if self.backend == "ctranslate2":
+            for name in ("min_p", "typical_p", "bad_words", "beams"):
+                default = type(self).__dataclass_fields__[name].default
+                check_option(
+                    name,
+                    getattr(self, name),
+                    getattr(self, name) == default,
+                    "--backend tensorflow with it",
+                )
         if self.run_name and self.model:
             raise UserError(
                 f"--run-name {self.run_name} and --model {self.model} both name a model",
@@ -178,4 +191,5 @@ class GenerateOptions:
     def candidate_count(self) -> int:
         """The texts that are written for each that is wanted."""
         wish = self.keyword_list and self.keyword_mode != "plain"
-        return self.candidates or (4 if wish else 1)
+        usual = {"tensorflow": 4, "ctranslate2": 16}[self.backend] if wish else 1
+        return self.candidates or usual
