@@ -5,9 +5,14 @@ from dataclasses import dataclass, replace
 
 from gpt2kw.text.format import Document
 from gpt2kw.text.inflection import keyword_pattern
+from gpt2kw.text.normalise import normal_words
 
 _STUFFING = 0.5
 """Nats per token that two keywords side by side are worth."""
+_REPETITION = 0.3
+"""Nats per token that a repeated word is worth: models find what they repeat likely."""
+_SHORT = 3
+"""Letters of words that may come again: mostly articles, pronouns and prepositions."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,13 @@ class Text:
         """Return what sorts better texts first.
 
         A text with more keywords comes first, then a whole one, then one that was led less
-        by force, then the one that is more natural: that the model finds likelier, and
-        that does not set keyword beside keyword.
+        by force, then the one that is more natural: that the model finds likelier, that
+        does not set keyword beside keyword, and does not say the same twice.
         """
-        stuffed = _STUFFING * keywords_side_by_side(self.title, self.keywords)
-        return len(self.missing), not self.document.finished, self.forced, self.nats + stuffed
+        oddness = self.nats
+        oddness += _STUFFING * keywords_side_by_side(self.title, self.keywords)
+        oddness += _REPETITION * repeated_words(self.title, self.keywords)
+        return len(self.missing), not self.document.finished, self.forced, oddness
 
 
 def keywords_side_by_side(text: str, keywords: Sequence[str]) -> int:
@@ -57,6 +64,16 @@ def keywords_side_by_side(text: str, keywords: Sequence[str]) -> int:
     spans = [match.span() for word in keywords for match in keyword_pattern(word).finditer(text)]
     ends = {end for _, end in spans}
     return sum(start - 1 in ends and text[start - 1] == " " for start, _ in spans)
+
+
+def repeated_words(text: str, keywords: Sequence[str]) -> int:
+    """Count the words that came before in a text: longer ones, and keywords in any form."""
+    again = 0
+    for keyword in keywords:
+        text, count = keyword_pattern(keyword).subn(" ", text)
+        again += max(0, count - 1)
+    words = [word for word in normal_words(text) if len(word) > _SHORT]
+    return again + len(words) - len(set(words))
 
 
 def cut(text: Text, prefix: str, truncate: str | None, include_prefix: bool) -> Text:
