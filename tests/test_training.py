@@ -119,6 +119,7 @@ def test_a_second_runs_index_has_the_titles_of_the_first_or_says_so(here, traini
     other = here / "other.txt"
     other.write_text(render(Record(title="A heron stood on the ice all day")) + "\n")
     first.create({})
+    second.create({})
     index_titles(first, {"text": training_text, TEXT_CHECKSUM: "1", "model": "mini"})
     for model in ("checkpoint/first", "checkpoint/first/ckpt-5"):
         index_titles(second, {"text": other, TEXT_CHECKSUM: "2", "model": model})
