@@ -6,7 +6,8 @@ PEERS ?= .venv-peers
 
 DATA ?= data/titles.csv
 TEXT ?= data/titles.txt
-MODEL ?= mini
+# What to begin with; without it mini, or new where there is no mini.
+MODEL ?=
 RUN ?= run1
 STEPS ?= 1000
 KEYWORDS ?= cats
@@ -59,7 +60,7 @@ encode: setup  ## DATA to training text in TEXT
 	$(PY) -m gpt2kw.encode $(DATA) -o $(TEXT) $(ENCODE)
 
 finetune: setup $(filter data/titles.txt,$(TEXT))  ## TEXT to a fine-tuned MODEL in checkpoint/RUN; goes on where it stopped
-	$(PY) -m gpt2kw.finetune $(TEXT) --model $(MODEL) --run-name $(RUN) --steps $(STEPS) $(FINETUNE)
+	$(PY) -m gpt2kw.finetune $(TEXT) $(if $(MODEL),--model $(MODEL)) --run-name $(RUN) --steps $(STEPS) $(FINETUNE)
 
 # The sample titles are encoded when there is no text of them yet; any other text is the user's.
 data/titles.txt:
@@ -90,7 +91,7 @@ mini: setup  ## Make models/mini anew from public texts; with SHARED=FOLDER also
 
 RECIPE := models/recipe/build
 KINDS := --category-field kind --body-field body --validation-fraction 0.03
-STAGE1 := --steps 4200 --batch-size 128 --learning-rate 0.0012 --warmup-steps 200 --weight-decay 0.1 \
+STAGE1 := --steps 5400 --batch-size 128 --learning-rate 0.0012 --warmup-steps 200 --weight-decay 0.1 \
   --dropout 0 --validate-every 300 --validation-documents 1500 --save-every 150 --sample-every 600 \
   --sample-keywords "cats garden"
 # Without a category it shall write titles: so half of them are shown without theirs.

@@ -74,6 +74,11 @@ def _mini_folder() -> Path:
     )
 
 
+def usual_start() -> str:
+    """Return what a fine-tuning begins with if it is not told: `mini`, or `new` without it."""
+    return MINI if any(map(is_whole, MINI_FOLDERS)) else NEW
+
+
 def is_hub_id(name: str) -> bool:
     """Whether `find_model` looks for a model of this name on the hub."""
     return bool(
