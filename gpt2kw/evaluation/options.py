@@ -15,9 +15,10 @@ SETTINGS = ("keyword_mode", "candidates", "temperature", "top_k", "top_p")
 """Options of generate that may have several values here."""
 
 
-def setting_name(option: str, value: float | str) -> str:
-    """Return an option and its value as the report shows them."""
-    return f"{option.replace('_', '-')} {value if isinstance(value, str) else f'{value:g}'}"
+def setting_name(option: str, value: float | str | None) -> str:
+    """Return an option and its value as the report shows them; None is its default."""
+    shown = "as usual" if value is None else value if isinstance(value, str) else f"{value:g}"
+    return f"{option.replace('_', '-')} {shown}"
 
 
 @dataclass(frozen=True, kw_only=True)
