@@ -144,12 +144,13 @@ class Generator:
                 f"--backend is {options.backend!r}, and the model was loaded for another",
                 "load it with this backend",
             )
-        drafts = self._drafts(requests)
+        drafts = self._drafts(requests, options)
         waiting: collections.deque[_Draft] = collections.deque()
-        room = max(1, options.batch_size // options.candidate_count)
+        room = options.batch_size
         while True:
-            while len(waiting) < room and (draft := next(drafts, None)):
+            while room > 0 and (draft := next(drafts, None)):
                 waiting.append(draft)
+                room -= draft.count
             if not waiting:
                 break
             # The first may want more candidates, and is what the others wait for.
@@ -163,16 +164,19 @@ class Generator:
                 text = editor.take_best(waiting[0].candidates)
                 if text is None and waiting[0].rounds < _ROUNDS:
                     break
-                waiting.popleft()
+                room += waiting.popleft().count
                 if text:
                     yield text
         editor.report()
 
-    def _drafts(self, requests: Iterable[GenerateOptions]) -> Iterator["_Draft"]:
+    def _drafts(
+        self, requests: Iterable[GenerateOptions], options: GenerateOptions
+    ) -> Iterator["_Draft"]:
         for place, request in enumerate(requests):
             asked = self._asker.ask(request)
+            count = options.candidates_for(keywords=asked.plan is not None)
             for number in range(request.nsamples):
-                yield _Draft(asked, place, number)
+                yield _Draft(asked, place, number, count)
 
     def _write_freely(
         self, drafts: Sequence["_Draft"], options: GenerateOptions, seed: int
@@ -181,7 +185,7 @@ class Generator:
         rules, first = self._rules(options), drafts[0]
         numbers = (seed, first.request, first.number, first.rounds)
         written = self._network.generate(
-            [draft.asked.prompt for draft in drafts for _ in range(options.candidate_count)],
+            [draft.asked.prompt for draft in drafts for _ in range(draft.count)],
             max_tokens=min(
                 options.max_tokens,
                 *(self._context - len(draft.asked.prompt) for draft in drafts),
@@ -201,7 +205,7 @@ class Generator:
         texts = iter(written)
         for draft in drafts:
             draft.rounds += 1
-            for ((tokens, log_probability),) in itertools.islice(texts, options.candidate_count):
+            for ((tokens, log_probability),) in itertools.islice(texts, draft.count):
                 nats = -log_probability / max(1, len(tokens))
                 draft.candidates.append(self._read(draft, tokens, nats, 0, options))
 
@@ -213,7 +217,7 @@ class Generator:
         owners, paths = [], []
         for draft in drafts:
             prompt = prompts.setdefault(draft.asked.prompt, len(prompts))
-            for place in range(options.candidate_count):
+            for place in range(draft.count):
                 numbers = (seed, draft.request, draft.number, draft.rounds, place)
                 paths.append(_begin(draft.asked, prompt, np.random.default_rng(numbers)))
                 owners.append(draft)
@@ -237,7 +241,7 @@ class Generator:
             search = BeamSearch([beginning], options.beams, options.length_penalty, rules)
             self._network.decode([list(asked.prompt)], search)
             found = [
-                self._read_path(_Draft(asked, place, number), path, options)
+                self._read_path(_Draft(asked, place, number, 1), path, options)
                 for number, path in enumerate(search.best(0))
             ]
             for _ in range(request.nsamples):
@@ -313,6 +317,8 @@ class _Draft:
     asked: Asked
     request: int
     number: int
+    count: int
+    """The candidates of a round."""
     candidates: list[Text] = field(default_factory=list)
     rounds: int = 0
 

@@ -24,8 +24,8 @@ from gpt2kw.errors import UserError
 from gpt2kw.model.tokenizer import Tokenizer
 from gpt2kw.text.inflection import keyword_forms, keyword_pattern
 
-_PUSH = 1.0
-_PUSH_GROWS = 4.0
+_PUSH = 2.0
+_PUSH_GROWS = 6.0
 """Nats by which a keyword's first token is pushed at first, and more once the model would
 have ended the text."""
 _CONTINUE = 4.0
@@ -205,8 +205,10 @@ class KeywordGuide:
         push = _PUSH + _PUSH_GROWS * min(1.0, self._wish)
         tries = plan.behind if self._text else plan.starts
         boosts: dict[int, float] = {}
-        for k in absent:
-            boosts |= dict.fromkeys(tries[k].children, push)
+        if not self._pending:
+            # Behind a keyword comes something else, if the model likes.
+            for k in absent:
+                boosts |= dict.fromkeys(tries[k].children, push)
         for k, node in self._begun:
             if k not in self._pending:
                 boosts |= dict.fromkeys(node.children, push + _CONTINUE)

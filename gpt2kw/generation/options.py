@@ -39,7 +39,7 @@ class GenerateOptions:
     which is also used if there is no run1 yet."""
     candidates: int | None = None
     """Texts that are written for each that is wanted, of which the best is taken. Default:
-    4 with keywords that are guaranteed or preferred (16 with ctranslate2), else 1."""
+    8 with keywords that are guaranteed or preferred (16 with ctranslate2), else 1."""
     temperature: float = 0.7
     """Below 1 the likely becomes likelier, above 1 the rare more frequent."""
     top_k: int = 40
@@ -187,9 +187,7 @@ class GenerateOptions:
         """Whether a body is written too, where the model writes one."""
         return self.format != "text" or "body" in self.sections
 
-    @property
-    def candidate_count(self) -> int:
-        """The texts that are written for each that is wanted."""
-        wish = self.keyword_list and self.keyword_mode != "plain"
-        usual = {"tensorflow": 4, "ctranslate2": 16}[self.backend] if wish else 1
+    def candidates_for(self, keywords: bool) -> int:
+        """Return the texts that are written for each that is wanted, with keywords to see to."""
+        usual = {"tensorflow": 8, "ctranslate2": 16}[self.backend] if keywords else 1
         return self.candidates or usual
