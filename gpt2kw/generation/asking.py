@@ -1,17 +1,25 @@
 """From what a user asks for to a prompt, and to what its texts must have."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gpt2kw.errors import UserError, did_you_mean
 from gpt2kw.generation.guide import KeywordPlan, Lexicon
 from gpt2kw.generation.options import GenerateOptions
-from gpt2kw.model.folder import About
+from gpt2kw.model.folder import About, Model
 from gpt2kw.model.tokenizer import Tokenizer
 from gpt2kw.text.format import START, Document, Record, parse
 
-log = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class Portion:
+    """Some of the texts of a request."""
+
+    request: GenerateOptions
+    place: int
+    """The request's place among all, from which, with a text's number, its chances come."""
+    numbers: range
+    """Which of its texts; of a beam search always all."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,20 @@ class Asker:
         self._context = context
         self._rows = rows
         self._lexicon: Lexicon | None = None
+
+    @classmethod
+    def of(cls, model: Model) -> "Asker":
+        """Make one for a model that is in memory."""
+        rows = model.config["vocab_size"]
+        return cls(model.tokenizer, model.about, model.context, rows)
+
+    def doubt(self, request: GenerateOptions) -> str | None:
+        """Return what is odd about a request that can be used."""
+        category, known = request.category, self._about.categories
+        if category is None or not self._about.sections or category in known:
+            return None
+        near = did_you_mean(category, known)
+        return f"the category {category!r} was not in the training text; {near}".rstrip("; ")
 
     def ask(self, request: GenerateOptions) -> Asked:
         """Return the prompt of a request.
@@ -85,18 +107,16 @@ class Asker:
         return Asked(tuple(tokens), 0, prompt, raw=True)
 
     def _record(self, request: GenerateOptions) -> Record:
-        keywords, sections, category = request.keyword_list, self._about.sections, request.category
+        keywords, sections = request.keyword_list, self._about.sections
         if sections and "keywords" not in sections and keywords:
             raise UserError(
                 f"--keywords is {request.keywords!r}, but the model was trained without keywords",
                 "leave them out, or encode the texts with keywords and fine-tune again",
             )
-        known = self._about.categories
-        if category is not None and sections and category not in known:
-            near = did_you_mean(category, known)
-            log.warning("the category %r was not in the training text; %s", category, near)
         has_keywords = not sections or "keywords" in sections
-        return Record(category, " ".join(keywords) if has_keywords else None, request.prefix)
+        return Record(
+            request.category, " ".join(keywords) if has_keywords else None, request.prefix
+        )
 
     def _formatted(self, record: Record) -> Asked:
         if not self._tokenizer.had_marks:

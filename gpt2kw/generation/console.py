@@ -17,7 +17,8 @@ Type keywords, parted by spaces or commas, or nothing for texts about anything.
   :set                what was changed
   :quit               leave (Ctrl-D too); Ctrl-C stops the texts that are being written"""
 
-_FIXED = {"keywords", "run_name", "model", "precision", "output", "format", "sample_delim"}
+_FIXED = {"keywords", "prompts", "address", "workers", "run_name", "model", "precision"}
+_FIXED |= {"output", "format", "sample_delim"}
 """Options that can't change here."""
 
 Parse = Callable[[list[str]], GenerateOptions]

@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt2kw.errors import UserError
-from gpt2kw.generation.asking import Asked, Asker
+from gpt2kw.generation.asking import Asked, Asker, Portion
 from gpt2kw.generation.beams import BeamSearch
 from gpt2kw.generation.network import CachedNetwork
 from gpt2kw.generation.options import GenerateOptions
-from gpt2kw.generation.ranking import Text, cut
+from gpt2kw.generation.ranking import LeftOut, Text, cut
 from gpt2kw.generation.sampling import Path, Rules, Sampler, Sampling
 from gpt2kw.generation.transforms import bad_words, no_repeat_ngrams, repetition_penalty
 from gpt2kw.generation.word_filter import WordFilter
 from gpt2kw.model.backend import choose_precision
 from gpt2kw.model.folder import About, Model
-from gpt2kw.model.named import MINI, find_model
-from gpt2kw.model.runs import Run
+from gpt2kw.model.named import load_model
 from gpt2kw.model.tokenizer import Tokenizer
 from gpt2kw.text.normalise import normal_form
 from gpt2kw.text.title_index import TitleIndex
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_USUAL_RUN = "run1"
-"""The run that finetune makes if no other name is given."""
 _ROUNDS = 4
 """Rounds of candidates for a text, until one will do."""
 
@@ -78,15 +75,8 @@ class Generator:
         Raises:
             UserError: there is none, it is damaged, or the backend is not installed.
         """
-        if model is None and (run_name or Run.named(_USUAL_RUN).exists):
-            run = Run.named(run_name or _USUAL_RUN)
-            return cls.of(run.best().load_model(), precision, run.titles_folder, backend)
-        if model is None:
-            log.info("there is no run %s yet; this is the model %s", _USUAL_RUN, MINI)
-            model = MINI
-        folder = find_model(model)
-        titles = Run.of_model(folder).titles_folder
-        return cls.of(Model.load(folder), precision, titles, backend)
+        loaded, titles = load_model(run_name, model)
+        return cls.of(loaded, precision, titles, backend)
 
     @classmethod
     def of(
@@ -117,6 +107,11 @@ class Generator:
         options = replace(options, **fields) if options else GenerateOptions(**fields)
         return [text.shown(options.sections) for text in self.write([options], options)]
 
+    @property
+    def precision(self) -> str:
+        """How matrix products are done: float32, bfloat16, float16 or int8."""
+        return self._network.precision if isinstance(self._network, CachedNetwork) else "int8"
+
     def check(self, options: GenerateOptions) -> None:
         """Raise `UserError` if this model can't be asked so."""
         self._asker.ask(options)
@@ -133,24 +128,58 @@ class Generator:
         Raises:
             UserError: a request can't be used with this model.
         """
-        if options.beams:
-            yield from self._search(requests, options)
-            return
-        editor = self._editor(options)
-        seed = np.random.SeedSequence(options.seed).entropy
-        write = self._write_freely if options.backend == "ctranslate2" else self._write_guided
+        left_out: collections.Counter[str] = collections.Counter()
+        for outcome in self.outcomes(self._whole(requests), options):
+            if isinstance(outcome, Text):
+                yield outcome
+            else:
+                left_out[outcome.reason] += 1
+        for reason, count in left_out.items():
+            log.warning("%d texts were %s, and are left out", count, reason)
+
+    def _whole(self, requests: Iterable[GenerateOptions]) -> Iterator[Portion]:
+        for place, request in enumerate(requests):
+            if doubt := self._asker.doubt(request):
+                log.warning("%s", doubt)
+            yield Portion(request, place, range(request.nsamples))
+
+    def outcomes(
+        self, portions: Iterable[Portion], options: GenerateOptions, seen: Iterable[str] = ()
+    ) -> Iterator[Text | LeftOut]:
+        """Yield what becomes of each text of the portions, in order.
+
+        As `write`, but for requests that need not begin with the first or be whole: so
+        work can be shared out and taken up again, and gives the same texts.
+
+        Args:
+            portions: are taken when there is room for them.
+            options: what all of them share; without a seed, one is drawn.
+            seen: with `unique`, the normal forms of titles that must not come again.
+        """
         if isinstance(self._network, CachedNetwork) != (options.backend == "tensorflow"):
             raise UserError(
                 f"--backend is {options.backend!r}, and the model was loaded for another",
                 "load it with this backend",
             )
-        drafts = self._drafts(requests, options)
+        editor = self._editor(options, seen)
+        if options.beams:
+            return self._search(portions, options, editor)
+        return self._draw(portions, options, editor)
+
+    def _draw(
+        self, portions: Iterable[Portion], options: GenerateOptions, editor: "_Editor"
+    ) -> Iterator[Text | LeftOut]:
+        write = self._write_freely if options.backend == "ctranslate2" else self._write_guided
+        seed = np.random.SeedSequence(options.seed).entropy
+        drafts = self._drafts(portions)
         waiting: collections.deque[_Draft] = collections.deque()
-        room = options.batch_size
+        following = next(drafts, None)
         while True:
-            while room > 0 and (draft := next(drafts, None)):
-                waiting.append(draft)
-                room -= draft.count
+            room = options.batch_size - sum(draft.size for draft in waiting)
+            while following and (following.size <= room or not waiting):
+                waiting.append(following)
+                room -= following.size
+                following = next(drafts, None)
             if not waiting:
                 break
             # The first may want more candidates, and is what the others wait for.
@@ -161,22 +190,18 @@ class Generator:
             )
             # In order, for whether a text will do may depend on those before it.
             while waiting and waiting[0].rounds:
-                text = editor.take_best(waiting[0].candidates)
-                if text is None and waiting[0].rounds < _ROUNDS:
+                draft = waiting[0]
+                outcome = editor.take_best(draft)
+                if isinstance(outcome, LeftOut) and draft.rounds < _ROUNDS:
                     break
-                room += waiting.popleft().count
-                if text:
-                    yield text
-        editor.report()
+                waiting.popleft()
+                yield outcome
 
-    def _drafts(
-        self, requests: Iterable[GenerateOptions], options: GenerateOptions
-    ) -> Iterator["_Draft"]:
-        for place, request in enumerate(requests):
-            asked = self._asker.ask(request)
-            count = options.candidates_for(keywords=asked.plan is not None)
-            for number in range(request.nsamples):
-                yield _Draft(asked, place, number, count)
+    def _drafts(self, portions: Iterable[Portion]) -> Iterator["_Draft"]:
+        for portion in portions:
+            asked = self._asker.ask(portion.request)
+            for number in portion.numbers:
+                yield _Draft(asked, portion.place, number, portion.request.candidate_count)
 
     def _write_freely(
         self, drafts: Sequence["_Draft"], options: GenerateOptions, seed: int
@@ -185,7 +210,7 @@ class Generator:
         rules, first = self._rules(options), drafts[0]
         numbers = (seed, first.request, first.number, first.rounds)
         written = self._network.generate(
-            [draft.asked.prompt for draft in drafts for _ in range(draft.count)],
+            [draft.asked.prompt for draft in drafts for _ in range(draft.size)],
             max_tokens=min(
                 options.max_tokens,
                 *(self._context - len(draft.asked.prompt) for draft in drafts),
@@ -205,7 +230,7 @@ class Generator:
         texts = iter(written)
         for draft in drafts:
             draft.rounds += 1
-            for ((tokens, log_probability),) in itertools.islice(texts, draft.count):
+            for ((tokens, log_probability),) in itertools.islice(texts, draft.size):
                 nats = -log_probability / max(1, len(tokens))
                 draft.candidates.append(self._read(draft, tokens, nats, 0, options))
 
@@ -217,7 +242,7 @@ class Generator:
         owners, paths = [], []
         for draft in drafts:
             prompt = prompts.setdefault(draft.asked.prompt, len(prompts))
-            for place in range(draft.count):
+            for place in range(draft.size):
                 numbers = (seed, draft.request, draft.number, draft.rounds, place)
                 paths.append(_begin(draft.asked, prompt, np.random.default_rng(numbers)))
                 owners.append(draft)
@@ -231,23 +256,20 @@ class Generator:
             draft.candidates.append(self._read_path(draft, path, options))
 
     def _search(
-        self, requests: Iterable[GenerateOptions], options: GenerateOptions
-    ) -> Iterator[Text]:
+        self, portions: Iterable[Portion], options: GenerateOptions, editor: "_Editor"
+    ) -> Iterator[Text | LeftOut]:
         """Yield the texts that beam search finds for each request, the best first."""
-        rules, editor = self._rules(options), self._editor(options)
-        for place, request in enumerate(requests):
-            asked = self._asker.ask(request)
+        rules = self._rules(options)
+        for portion in portions:
+            asked = self._asker.ask(portion.request)
             beginning = _begin(asked, 0, np.random.default_rng(0))
             search = BeamSearch([beginning], options.beams, options.length_penalty, rules)
             self._network.decode([list(asked.prompt)], search)
-            found = [
-                self._read_path(_Draft(asked, place, number, 1), path, options)
-                for number, path in enumerate(search.best(0))
-            ]
-            for _ in range(request.nsamples):
-                if text := editor.take_first(found):
-                    yield text
-        editor.report()
+            draft = _Draft(asked, portion.place, 0, options.beams)
+            found = [self._read_path(draft, path, options) for path in search.best(0)]
+            for number in portion.numbers:
+                draft = _Draft(asked, portion.place, number, options.beams, found)
+                yield editor.take_first(draft)
 
     def _rules(self, options: GenerateOptions) -> Rules:
         tokenizer = self._tokenizer
@@ -268,7 +290,7 @@ class Generator:
         allowed = tokenizer.may_follow_title(self._rows)
         return Rules(allowed, stops, options.max_tokens, tuple(transforms))
 
-    def _editor(self, options: GenerateOptions) -> "_Editor":
+    def _editor(self, options: GenerateOptions, seen: Iterable[str]) -> "_Editor":
         index = None
         if options.novel:
             if self._titles is None:
@@ -281,7 +303,7 @@ class Generator:
         filters = [WordFilter(options.bad_word_list)]
         if options.safe or options.word_list:
             filters.append(WordFilter.load(options.word_list))
-        return _Editor(options, index, filters)
+        return _Editor(options, seen, index, filters)
 
     def _read_path(self, draft: "_Draft", path: Path, options: GenerateOptions) -> Text:
         forced = path.guide.forced if path.guide else 0
@@ -317,8 +339,8 @@ class _Draft:
     asked: Asked
     request: int
     number: int
-    count: int
-    """The candidates of a round."""
+    size: int
+    """The candidates that are written in a round."""
     candidates: list[Text] = field(default_factory=list)
     rounds: int = 0
 
@@ -329,34 +351,37 @@ def _begin(asked: Asked, prompt: int, random: np.random.Generator) -> Path:
 
 
 class _Editor:
-    """Takes the texts that will do, and counts what is left out."""
+    """Takes the texts that will do."""
 
     def __init__(
-        self, options: GenerateOptions, index: TitleIndex | None, filters: list[WordFilter]
+        self,
+        options: GenerateOptions,
+        seen: Iterable[str],
+        index: TitleIndex | None,
+        filters: list[WordFilter],
     ) -> None:
         self._options = options
         self._index = index
         self._filters = filters
-        self._seen: set[str] = set()
-        self._left_out: collections.Counter[str] = collections.Counter()
+        self._seen = set(seen)
 
-    def take_best(self, candidates: list[Text]) -> Text | None:
-        """Return the best of the candidates that will do; the others are forgotten."""
-        candidates.sort(key=Text.rank)
-        return self.take_first(candidates)
+    def take_best(self, draft: _Draft) -> Text | LeftOut:
+        """Take the best of the candidates that will do; the others are forgotten."""
+        draft.candidates.sort(key=Text.rank)
+        return self.take_first(draft)
 
-    def take_first(self, candidates: list[Text]) -> Text | None:
-        """Take the first that will do off the list, with all before it."""
-        reason = None
-        while candidates:
-            text = candidates.pop(0)
-            reason = self._refuses(text)
-            if not reason:
-                self._seen.add(normal_form(text.title))
-                return text
-        if reason:
-            self._left_out[reason] += 1
-        return None
+    def take_first(self, draft: _Draft) -> Text | LeftOut:
+        """Take the first of the candidates that will do off the list, with all before it."""
+        reason = "not found by the search"
+        while draft.candidates:
+            text = draft.candidates.pop(0)
+            refusal = self._refuses(text)
+            if not refusal:
+                if self._options.unique:
+                    self._seen.add(normal_form(text.title))
+                return replace(text, number=draft.number)
+            reason = refusal
+        return LeftOut(draft.request, draft.number, reason)
 
     def _refuses(self, text: Text) -> str | None:
         """Return why a text will not do."""
@@ -372,8 +397,3 @@ class _Editor:
         if self._index and self._index.find_copy(text.title):
             return "copies of training titles"
         return None
-
-    def report(self) -> None:
-        """Say how many texts are missing and why."""
-        for reason, count in self._left_out.items():
-            log.warning("%d texts were %s, and are left out", count, reason)

@@ -90,6 +90,11 @@ class CachedNetwork:
             for reorders in (False, True)
         }
 
+    @property
+    def precision(self) -> str:
+        """How matrix products are done."""
+        return self._dtype.name
+
     def decode(self, prompts: list[list[int]], search: Search) -> None:
         """Ask `search` for tokens until all its rows have ended.
 

@@ -32,6 +32,15 @@ class GenerateOptions:
     it, or any text for a model that does not know the format."""
     nsamples: int = 10
     """How many texts."""
+    prompts: Path | None = None
+    """Many at once: a table (.csv .tsv .jsonl .parquet, also with .gz) with columns keywords,
+    category, prefix or nsamples, or a .txt with keywords in each line. Where a row has nothing,
+    the options above hold. A killed job goes on where it was, given the same -o FILE."""
+    address: str | None = None
+    """With --prompts: a ray cluster whose machines write together: auto on one of them,
+    HOST:PORT, or local to start ray here."""
+    workers: int = 0
+    """Processes on the ray cluster. 0: one for each GPU, or for each machine without any."""
     run_name: str | None = None
     """The run in checkpoint/ whose best checkpoint is used. Default: run1."""
     model: str | None = None
@@ -90,13 +99,14 @@ class GenerateOptions:
     keywords is left out. Needs pip install 'gpt2kw[ctranslate2]'."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of matrix products. auto: the best that the hardware multiplies."""
-    format: Literal["text", "jsonl", "encoded"] = "text"
-    """Titles, one a line; whole texts as JSON objects, one a line; or as documents."""
+    format: Literal["text", "jsonl", "csv", "encoded"] | None = None
+    """Titles, one a line; whole texts as JSON objects, one a line; a table; or documents.
+    Default: text, and jsonl with --prompts."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Where to write; standard output if not given."""
 
     def __post_init__(self) -> None:
-        for name in ("output", "word_list"):
+        for name in ("prompts", "word_list", "output"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
         for name in ("nsamples", "max_tokens", "batch_size", "candidates"):
@@ -131,6 +141,7 @@ class GenerateOptions:
             "title, or title body",
         )
         self._check_keywords()
+        self._check_bulk()
         if self.beams and self.beams < self.nsamples:
             raise UserError(
                 f"--beams {self.beams} can't give --nsamples {self.nsamples} texts",
@@ -172,6 +183,33 @@ class GenerateOptions:
                 "write them into the prompt, or leave it out",
             )
 
+    def _check_bulk(self) -> None:
+        if self.prompts is not None and self.prompt is not None:
+            raise UserError(
+                f"--prompt {self.prompt!r} comes with --prompts {self.prompts}",
+                "give one of them",
+            )
+        check_option(
+            "address", self.address, self.prompts or not self.address, "--prompts with it, or none"
+        )
+        check_option("workers", self.workers, 0 <= self.workers <= 256, "0 to 256")
+        check_option(
+            "workers", self.workers, self.address or not self.workers, "--address with it, or 0"
+        )
+        if self.backend == "ctranslate2" and self.address:
+            check_option("backend", self.backend, False, "tensorflow with --address")
+        if self.unique and self.address:
+            raise UserError(
+                f"--unique and --address {self.address} do not go together, "
+                "for no machine knows the others' titles",
+                "leave one of them out",
+            )
+
+    @property
+    def output_format(self) -> str:
+        """How texts are written."""
+        return self.format or ("jsonl" if self.prompts else "text")
+
     @property
     def keyword_list(self) -> list[str]:
         """The keywords, as the encoder would write them."""
@@ -185,9 +223,11 @@ class GenerateOptions:
     @property
     def whole(self) -> bool:
         """Whether a body is written too, where the model writes one."""
-        return self.format != "text" or "body" in self.sections
+        return self.output_format in ("jsonl", "encoded") or "body" in self.sections
 
-    def candidates_for(self, keywords: bool) -> int:
-        """Return the texts that are written for each that is wanted, with keywords to see to."""
-        usual = {"tensorflow": 8, "ctranslate2": 16}[self.backend] if keywords else 1
+    @property
+    def candidate_count(self) -> int:
+        """The texts that are written for each that is wanted."""
+        wish = self.keyword_list and self.keyword_mode != "plain"
+        usual = {"tensorflow": 8, "ctranslate2": 16}[self.backend] if wish else 1
         return self.candidates or usual

@@ -59,6 +59,18 @@ class Text:
         return len(self.missing), not self.document.finished, self.forced, oddness
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A text that is missing, for none that was written would do."""
+
+    request: int
+    """The place of the request that it would be for."""
+    number: int
+    """Which of that request's texts it would be, from 0."""
+    reason: str
+    """What those that were written were, such as blank."""
+
+
 def keywords_side_by_side(text: str, keywords: Sequence[str]) -> int:
     """Count the keywords that follow another one with nothing but a space between them."""
     spans = [match.span() for word in keywords for match in keyword_pattern(word).finditer(text)]

@@ -5,6 +5,7 @@ The folder is Hugging Face's layout with PyTorch's names in safetensors: `config
 transformers' models or pickle.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable
@@ -68,6 +69,17 @@ class Model:
     def parameters(self) -> int:
         """The number of weights."""
         return sum(weight.size for weight in self.weights.values())
+
+    def checksum(self) -> str:
+        """Return a checksum of all that decides what the model writes."""
+        digest = hashlib.blake2b(digest_size=16)
+        about = [self.about.categories, self.about.sections]
+        parts = (self.config, self.tokenizer.definition(), about)
+        digest.update(json.dumps(parts, sort_keys=True).encode())
+        for name, weight in sorted(self.weights.items()):
+            digest.update(f"{name}{weight.shape}".encode())
+            digest.update(np.ascontiguousarray(weight))
+        return digest.hexdigest()
 
     def _fit_vocabulary(self) -> None:
         """Give every token a row of the embedding; new rows start at its mean.

@@ -1,11 +1,15 @@
 """Finding a model by what the user calls it: a folder, a run, or a name on the hub."""
 
 import json
+import logging
 import re
 from pathlib import Path
 
 from gpt2kw.errors import UserError
+from gpt2kw.model.folder import Model
 from gpt2kw.model.runs import CHECKPOINT_FOLDER, Run
+
+log = logging.getLogger(__name__)
 
 MINI = "mini"
 """The small pretrained model that comes with this package."""
@@ -16,6 +20,9 @@ MINI_VOCABULARY = 8192
 
 MODELS_FOLDER = Path("models")
 """Where downloads are kept, below the folder that a command runs in."""
+
+_USUAL_RUN = "run1"
+"""The run that finetune makes if no other name is given."""
 
 _PACKAGE = Path(__file__).parents[1]
 MINI_FOLDERS = (_PACKAGE.parent / "models" / "mini", _PACKAGE / "mini")
@@ -77,6 +84,25 @@ def _mini_folder() -> Path:
 def usual_start() -> str:
     """Return what a fine-tuning begins with if it is not told: `mini`, or `new` without it."""
     return MINI if any(map(is_whole, MINI_FOLDERS)) else NEW
+
+
+def load_model(run_name: str | None, name: str | None) -> tuple[Model, Path]:
+    """Load a run's best checkpoint, or the model of this name.
+
+    With neither it is `run1`, or `mini` where there is no such run. The second value is
+    the folder for an index of the titles that the model learnt from, if there is one.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    if name is None and (run_name or Run.named(_USUAL_RUN).exists):
+        run = Run.named(run_name or _USUAL_RUN)
+        return run.best().load_model(), run.titles_folder
+    if name is None:
+        log.info("there is no run %s yet; this is the model %s", _USUAL_RUN, MINI)
+        name = MINI
+    folder = find_model(name)
+    return Model.load(folder), Run.of_model(folder).titles_folder
 
 
 def is_hub_id(name: str) -> bool:

@@ -39,37 +39,57 @@ class Worker(Protocol[Item, Result]):
 
 @contextmanager
 def worker_pool(
-    worker: Callable[..., Worker[Item, Result]], *arguments: Any, workers: int, address: str | None
+    worker: Callable[..., Worker[Item, Result]],
+    *arguments: Any,
+    workers: int,
+    address: str | None,
+    batch: int = _BATCH,
+    on_gpus: bool = False,
 ) -> Iterator[Callable[[Iterable[Item]], Iterator[Result]]]:
     """Yield a function that maps items to results in the order of the items.
 
     Args:
         worker: a class; each actor makes one from `arguments`.
         *arguments: must be picklable.
-        workers: how many; 0 means one for each core.
+        workers: how many; 0 means one for each core, or, with `on_gpus`, for each GPU or
+            else machine. No more are started than there are cores or GPUs.
         address: of a running ray cluster; None starts ray on this machine, and stops
             it at the end. A ray that the program has connected to is used as it is.
+        batch: items that a worker gets in a call.
+        on_gpus: each worker has a GPU to itself, where there are any.
 
     Raises:
         UserError: ray can't be reached, or a worker raised it or died for good.
     """
     with connected(address, workers) as ray:
-        cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        actor = ray.remote(num_cpus=1, max_restarts=_DEATHS, max_task_retries=_DEATHS)(worker)
-        actors = [actor.remote(*arguments) for _ in range(min(workers or cores, cores))]
-        yield lambda items: _map(ray, actors, items)
+        count, needs = _team(ray, workers, on_gpus)
+        actor = ray.remote(**needs, max_restarts=_DEATHS, max_task_retries=_DEATHS)(worker)
+        # Stored once for all of them, which for a model matters.
+        shared = [ray.put(argument) for argument in arguments]
+        actors = [actor.remote(*shared) for _ in range(count)]
+        yield lambda items: _map(ray, actors, batched(items, batch))
 
 
-def batched(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Yield the items in lists of the size that a worker gets."""
+def _team(ray: Any, workers: int, on_gpus: bool) -> tuple[int, dict[str, Any]]:
+    """Return how many workers there are to be, and what ray is to give each of them."""
+    there = ray.cluster_resources()
+    cores, gpus = max(1, int(there.get("CPU", 1))), int(there.get("GPU", 0))
+    if not on_gpus:
+        return min(workers or cores, cores), {"num_cpus": 1}
+    machines = sum(node["Alive"] and "CPU" in node["Resources"] for node in ray.nodes())
+    needs = {"num_cpus": 1, "num_gpus": int(gpus > 0), "scheduling_strategy": "SPREAD"}
+    return min(workers or gpus or machines, gpus or cores), needs
+
+
+def batched(items: Iterable[Item], size: int = _BATCH) -> Iterator[list[Item]]:
+    """Yield the items in lists of `size`, as a worker gets them."""
     items = iter(items)
-    while batch := list(islice(items, _BATCH)):
+    while batch := list(islice(items, size)):
         yield batch
 
 
-def _map(ray: Any, actors: list[Any], items: Iterable[Item]) -> Iterator[Result]:
+def _map(ray: Any, actors: list[Any], batches: Iterator[list[Item]]) -> Iterator[Result]:
     """Give each batch to the actor that has the fewest; yield results in order."""
-    batches = batched(items)
     queued = dict.fromkeys(actors, 0)
     running: deque[tuple[Any, Any]] = deque()
     while True:

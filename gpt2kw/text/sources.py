@@ -12,8 +12,9 @@ import io
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from gpt2kw.errors import UserError, did_you_mean
 from gpt2kw.text.tally import Tally
@@ -76,13 +77,44 @@ def read_rows(source: str, columns: list[str], header: bool, tally: Tally) -> It
     if source.startswith(_TFDS):
         yield from _read_tfds(source, columns)
         return
-    try:
+    with _read_errors(source):
         if _format_of(source) == ".parquet":
             yield from _read_parquet(source, columns)
             return
         with _open(source) as file:
             lines = _decoded_lines(file, source, tally)
             yield from _TEXT_READERS[_format_of(source)](lines, source, columns, header, tally)
+
+
+def column_names(source: str) -> list[str]:
+    """Return the names of a file's columns; none for plain text.
+
+    All lines of a JSON lines file are read, for each may have others.
+
+    Raises:
+        UserError: the file can't be read.
+    """
+    check_source(source)
+    form, skipped = _format_of(source), Tally()
+    with _read_errors(source):
+        if form == ".parquet":
+            with _parquet(source) as table:
+                return table.schema_arrow.names
+        with _open(source) as file:
+            lines = _decoded_lines(file, source, skipped)
+            if form == ".txt":
+                return []
+            if form == ".jsonl":
+                objects = _json_objects(lines, source, skipped)
+                return list(dict.fromkeys(name for _, value in objects for name in value))
+            _, values = next(_csv_rows(lines, source, skipped), ("", []))
+            return [name.strip() for name in values]
+
+
+@contextmanager
+def _read_errors(source: str) -> Iterator[None]:
+    try:
+        yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{source} is not a whole gzip file: {error}", "make it again") from error
     except OSError as error:
@@ -186,11 +218,20 @@ def _read_json_lines(
     lines: Iterator[str], source: str, columns: list[str], header: bool, tally: Tally
 ) -> Iterator[Row]:
     seen: set[str] = set()
-    last = ""
+    for place, value in _json_objects(lines, source, tally):
+        seen.update(value)
+        yield place, {column: _as_field(value.get(column)) for column in columns}
+    if seen:
+        _check_columns(source, columns, sorted(seen))
+
+
+def _json_objects(
+    lines: Iterator[str], source: str, tally: Tally
+) -> Iterator[tuple[str, dict[str, object]]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        last = place = f"{Path(source).name}:{number}"
+        place = f"{Path(source).name}:{number}"
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):
@@ -199,10 +240,7 @@ def _read_json_lines(
         if not isinstance(value, dict):
             tally.add("lines that are not a JSON object, skipped", place)
             continue
-        seen.update(value)
-        yield place, {column: _as_field(value.get(column)) for column in columns}
-    if last:
-        _check_columns(source, columns, sorted(seen))
+        yield place, value
 
 
 def _as_field(value: object) -> Field:
@@ -217,16 +255,22 @@ def _as_field(value: object) -> Field:
 
 
 def _read_parquet(source: str, columns: list[str]) -> Iterator[Row]:
+    with _parquet(source) as file:
+        _check_columns(source, columns, file.schema_arrow.names)
+        number = 0
+        for batch in file.iter_batches(batch_size=1024, columns=columns):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{Path(source).name}:{number}", {c: _as_field(row[c]) for c in columns}
+
+
+@contextmanager
+def _parquet(source: str) -> Iterator[Any]:
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(source) as file:
-            _check_columns(source, columns, file.schema_arrow.names)
-            number = 0
-            for batch in file.iter_batches(batch_size=1024, columns=columns):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{Path(source).name}:{number}", {c: _as_field(row[c]) for c in columns}
+            yield file
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"{source} is not a Parquet file: {error}", "make it again") from error
 
