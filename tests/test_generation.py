@@ -255,3 +255,11 @@ def test_bad_words_do_not_come(model):
     assert any({"cat", "dog"} & set(normal_form(title).split()) for title in free)
     for title in generator.generate(**options, bad_words="cat, dog"):
         assert not {"cat", "dog"} & set(normal_form(title).split())
+
+
+def test_texts_go_to_a_file_as_the_command_writes_them(generator, tmp_path):
+    options = {"seed": 0, "nsamples": 3, "prefix": "My", "sample_delim": "===="}
+    assert generator.generate_to_file(tmp_path / "out.txt", **options) == 3
+    texts = (tmp_path / "out.txt").read_text("utf-8").split("\n====\n")
+    assert len(texts) == 3
+    assert all(text.startswith("My") for text in texts)

@@ -15,6 +15,7 @@ from gpt2kw.generation.asking import Asked, Asker, Portion
 from gpt2kw.generation.beams import BeamSearch
 from gpt2kw.generation.network import CachedNetwork
 from gpt2kw.generation.options import GenerateOptions
+from gpt2kw.generation.output import lines
 from gpt2kw.generation.ranking import LeftOut, Text, cut
 from gpt2kw.generation.sampling import Path, Rules, Sampler, Sampling
 from gpt2kw.generation.transforms import bad_words, no_repeat_ngrams, repetition_penalty
@@ -23,6 +24,7 @@ from gpt2kw.model.backend import choose_precision
 from gpt2kw.model.folder import About, Model
 from gpt2kw.model.named import load_model
 from gpt2kw.model.tokenizer import Tokenizer
+from gpt2kw.text.files import atomic_writer
 from gpt2kw.text.normalise import normal_form
 from gpt2kw.text.title_index import TitleIndex
 
@@ -106,6 +108,27 @@ class Generator:
         """
         options = replace(options, **fields) if options else GenerateOptions(**fields)
         return [text.shown(options.sections) for text in self.write([options], options)]
+
+    def generate_to_file(
+        self,
+        destination_path: str | FilePath,
+        options: GenerateOptions | None = None,
+        **fields: Any,
+    ) -> int:
+        """Write texts to a file, as the command does; return how many there are.
+
+        The file appears whole or not at all. Fields are those of `GenerateOptions`.
+
+        Raises:
+            UserError: the options can't be used with this model, or the file can't be written.
+        """
+        options = replace(options, **fields) if options else GenerateOptions(**fields)
+        count = 0
+        with atomic_writer(FilePath(destination_path)) as file:
+            for text in self.write([options], options):
+                file.write(lines(text, options, count))
+                count += 1
+        return count
 
     @property
     def precision(self) -> str:
