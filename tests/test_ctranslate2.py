@@ -1,6 +1,8 @@
 """Generation through CTranslate2: agreement with transformers, sampling, limits, seeds."""
 
 import sys
+from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -238,11 +240,25 @@ def test_no_run_of_tokens_comes_twice(engine, prompts):
 
     def repeats(**more):
         rows = engine.generate(prompts, **settings, **more)
-        pairs = [list(zip(s.tokens, s.tokens[1:], strict=False)) for row in rows for s in row]
+        pairs = [list(pairwise(sample.tokens)) for row in rows for sample in row]
         return sum(len(some) - len(set(some)) for some in pairs)
 
     assert repeats() > 0
     assert repeats(no_repeat_ngram=2) == 0
+
+
+def test_banned_runs_of_tokens_never_come(engine, prompts):
+    settings = {"max_tokens": 20, "samples_per_prompt": 20, "temperature": 0.5, "seed": 0}
+
+    def pairs(**more):
+        rows = engine.generate(prompts, **settings, **more)
+        return Counter(pair for row in rows for s in row for pair in pairwise(s.tokens))
+
+    usual = [list(pair) for pair, _ in pairs().most_common(3)]
+    free = pairs(banned=usual)
+    assert not any(tuple(pair) in free for pair in usual)
+    # Each token alone may come.
+    assert {token for pair in usual for token in pair} <= {token for pair in free for token in pair}
 
 
 def test_no_prompts_give_no_texts(engine):

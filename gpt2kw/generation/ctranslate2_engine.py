@@ -64,6 +64,7 @@ class Engine:
         length_penalty: float = 1.0,
         stops: Sequence[int] = (),
         suppressed: Sequence[int] = (),
+        banned: Sequence[Sequence[int]] = (),
         samples_per_prompt: int = 1,
         seed: int | None = None,
     ) -> list[list[Generated]]:
@@ -88,6 +89,7 @@ class Engine:
                 log probability.
             stops: ids that end a text.
             suppressed: ids that may not be chosen.
+            banned: ids that may not follow each other among those that are added.
             samples_per_prompt: no more than `beams` if these are more than 1.
             seed: begins the random numbers anew; None goes on with those of the call before,
                 or at first with the system's. Costs a load of the model unless it is new.
@@ -111,16 +113,16 @@ class Engine:
             "sampling_topp": top_p,
             "repetition_penalty": repetition_penalty,
             "no_repeat_ngram_size": no_repeat_ngram,
-            "suppress_sequences": [[str(token)] for token in suppressed] or None,
+            "suppress_sequences": _named([*([token] for token in suppressed), *banned]) or None,
             "end_token": list(stops),
             "return_end_token": True,
             "include_prompt_in_result": False,
             "return_scores": True,
         }
         results: list[list[Generated]] = [[] for _ in prompts]
-        alike = beams > 1 or repetition_penalty != 1 or no_repeat_ngram > 0
+        alike = bool(beams > 1 or repetition_penalty != 1 or no_repeat_ngram or banned)
         for rows in _batches(prompts, alike):
-            batch = [[str(token) for token in prompts[row]] for row in rows]
+            batch = _named([prompts[row] for row in rows])
             found = self._generator.generate_batch(batch, **settings)
             for row, result in zip(rows, found, strict=True):
                 samples = zip(result.sequences_ids, result.scores, strict=True)
@@ -167,11 +169,16 @@ def _cores() -> int:
         return os.cpu_count() or 1
 
 
+def _named(sequences: Sequence[Sequence[int]]) -> list[list[str]]:
+    """Return ids as CTranslate2's tokens, which are told apart by their names."""
+    return [[str(token) for token in sequence] for sequence in sequences]
+
+
 def _batches(prompts: Sequence[Sequence[int]], alike: bool) -> list[list[int]]:
     """Return the rows that are continued together, of one length each if `alike`.
 
     Of prompts with different lengths CTranslate2 reads the common length at once, and the rest
-    as if it were writing it. There penalties apply to the rest too, and beam search holds back
+    as if it were writing it. So penalties and bans see the rest too, and beam search holds back
     texts that end at once. Beside a prompt of one token it would even return the others.
     """
     batches: dict[int, list[int]] = {}
@@ -220,8 +227,7 @@ def _spec(model: Model) -> "TransformerDecoderModelSpec":
         fill_linear(layer.ffn.linear_0, f"h.{number}.mlp.c_fc")
         fill_linear(layer.ffn.linear_1, f"h.{number}.mlp.c_proj")
     fill_norm(decoder.layer_norm, "ln_f")
-    # It wants tokens by name, and gets their ids.
-    spec.register_vocabulary([str(token) for token in range(model.tokenizer.size)])
+    spec.register_vocabulary(_named([range(model.tokenizer.size)])[0])
     spec.config.layer_norm_epsilon = model.config.get("layer_norm_epsilon", 1e-5)
     spec.config.bos_token = str(model.tokenizer.start)
     spec.config.eos_token = spec.config.unk_token = str(model.tokenizer.end)

@@ -35,6 +35,7 @@ TORCH = ["PyTorch, float32", "PyTorch, bfloat16"]
 WAYS = {
     OURS: [OURS, "plain"],
     "gpt2kw, guarantee": [OURS, "guarantee"],
+    "gpt2kw, CTranslate2 int8": [OURS, "ctranslate2"],
     "transformers TF, eager": ["generate_tf.py", "eager"],
     "transformers TF, tf.function": ["generate_tf.py", "function"],
     TORCH[0]: ["generate_torch.py", "float32"],
@@ -80,6 +81,28 @@ def gpt2kw_way(task: Task, way: str) -> Write:
         ]
         network.decode(prompts.tolist(), Sampler(texts, sampling, rules))
         return np.concatenate([prompts, [text.tokens for text in texts]], axis=1)
+
+    return write
+
+
+def ctranslate2_way(task: Task) -> Write:
+    """Load the model into CTranslate2 and return its way of continuing prompts."""
+    from gpt2kw.generation.ctranslate2_engine import Engine
+    from gpt2kw.model.folder import Model
+
+    model = Model.load(Path(task.model))
+    # As many rows as the others have.
+    model.tokenizer.size = task.rows
+    engine = Engine(model)
+
+    def write(prompts: np.ndarray) -> np.ndarray:
+        texts = engine.generate(
+            prompts.tolist(),
+            max_tokens=task.new,
+            temperature=task.temperature,
+            top_k=task.top_k,
+        )
+        return np.concatenate([prompts, [text.tokens for [text] in texts]], axis=1)
 
     return write
 
@@ -210,7 +233,8 @@ def seconds_to_titles(command: list[str]) -> tuple[float, float]:
 def main() -> None:
     if sys.argv[1:2] == ["--way"]:
         task = Task.given()
-        measure(task, gpt2kw_way(task, sys.argv[2]))
+        way = sys.argv[2]
+        measure(task, ctranslate2_way(task) if way == "ctranslate2" else gpt2kw_way(task, way))
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", nargs="?", choices=["speed", "start"], default="speed")
