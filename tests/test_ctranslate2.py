@@ -103,6 +103,15 @@ def test_a_text_ends_behind_its_stop_token(engine, prompts):
     assert len(stopped[0][0].tokens) <= 5
 
 
+def test_nothing_ends_a_text_where_no_stops_are_given(engine, model, prompts):
+    end = model.tokenizer.end
+    others = [token for token in range(model.tokenizer.size) if token != end]
+    settings = {"max_tokens": 4, "suppressed": others}
+    [[free]] = engine.generate(prompts[:1], **settings)
+    [[stopped]] = engine.generate(prompts[:1], stops=[end], **settings)
+    assert (free.tokens, stopped.tokens) == ([end] * 4, [end])
+
+
 def test_suppressed_and_unused_ids_never_come(model, engine, prompts):
     suppressed = list(range(0, model.tokenizer.size, 2))
     results = engine.generate(
