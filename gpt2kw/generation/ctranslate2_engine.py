@@ -71,7 +71,7 @@ class Engine:
         """Return for each prompt its samples, the likeliest first.
 
         The same seed gives the same texts for the same calls in the same order, with as many
-        threads on the same kind of CPU. Other than in `Decoder`, a text also depends on its
+        threads on the same kind of CPU. Other than with TensorFlow, a text also depends on its
         neighbours in the batch, for they draw from the same random numbers.
 
         Args:
