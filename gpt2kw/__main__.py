@@ -20,4 +20,4 @@ _COMMANDS = {
 
 if __name__ == "__main__":
     for name, options in _COMMANDS.items():
-        print(f"python -m gpt2kw.{name:<10}{inspect.getdoc(options)}")
+        print(f"python -m gpt2kw.{name:<10}{inspect.getdoc(options).splitlines()[0]}")

@@ -1,5 +1,6 @@
 """The commands, as a user runs them."""
 
+import dataclasses
 import json
 import os
 import re
@@ -63,6 +64,12 @@ def test_the_whole_path_from_a_table_to_new_titles(tmp_path, tiny_model):
     assert trained.stderr.endswith('generate --run-name run1 --keywords "cats"\n')
 
     call = ("generate", "--keywords", "cats wall", "--seed", 1, "--nsamples", 5)
+    kept = run_command(*call, cwd=tmp_path).stdout.splitlines()
+    assert len(kept) == 5
+    assert all(re.search(r"\bcats?\b", title, re.I) for title in kept)
+    assert all(re.search(r"\bwall", title, re.I) for title in kept)
+
+    call += ("--keyword-mode", "plain")
     generated = run_command(*call, cwd=tmp_path)
     assert generated.returncode == 0, generated.stderr
     assert len(generated.stdout.splitlines()) == 5
@@ -223,18 +230,17 @@ def test_help_shows_every_option_with_its_default(tmp_path, name):
     assert result.returncode == 0
     # An option's own lines go from its name to the next one's.
     entries = re.split(r"^[│|] (?=-)", result.stdout, flags=re.M)
-    for option, value in vars(_with_defaults(OPTIONS[name])).items():
+    for option, value in _defaults(OPTIONS[name]).items():
         if option not in ("source", "text", "file", "output", "run", "folder"):
-            flag = "--no-header" if option == "header" else f"--{option.replace('_', '-')}"
+            # What is on can only be switched off.
+            flag = f"--{'no-' if value is True else ''}{option.replace('_', '-')}"
             (entry,) = [entry for entry in entries if entry.startswith(f"{flag} ")]
             shown = shlex.join(map(str, value if isinstance(value, tuple) else [value]))
             assert f"(default: {shown})" in entry
 
 
-def _with_defaults(options):
-    needed = {"source": "a.csv", "output": "o.txt", "text": "t.txt", "file": "f.txt"}
-    needed |= {"run": "r", "folder": "f"}
-    return options(**{k: v for k, v in needed.items() if k in options.__dataclass_fields__})
+def _defaults(options):
+    return {field.name: field.default for field in dataclasses.fields(options)}
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path, training_text):

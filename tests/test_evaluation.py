@@ -243,7 +243,7 @@ def test_settings_are_named_by_what_differs():
     options = EvaluateOptions(source="t.txt", temperature=(0.5, 1.0, 0.5), top_k=0)
     assert list(options.settings()) == ["temperature 0.5", "temperature 1"]
     one = options.settings()["temperature 0.5"]
-    assert one == GenerateOptions(temperature=0.5, top_k=0, nsamples=5, seed=0)
+    assert one == GenerateOptions(temperature=0.5, top_k=0, nsamples=5, seed=0, format="jsonl")
     assert list(EvaluateOptions(source="t.txt").settings()) == [""]
     with pytest.raises(UserError, match="--temperature is 0"):
         EvaluateOptions(source="t.txt", temperature=(0.0,))

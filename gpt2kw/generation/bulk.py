@@ -332,6 +332,7 @@ def _outcomes(
         address=options.address,
         batch=1,
         on_gpus=True,
+        share=True,
     ) as write:
         first = None
         for precision, outcomes in write(_shares(portions, size, whole=options.beams > 0)):

@@ -45,6 +45,7 @@ def worker_pool(
     address: str | None,
     batch: int = _BATCH,
     on_gpus: bool = False,
+    share: bool = False,
 ) -> Iterator[Callable[[Iterable[Item]], Iterator[Result]]]:
     """Yield a function that maps items to results in the order of the items.
 
@@ -57,6 +58,7 @@ def worker_pool(
             it at the end. A ray that the program has connected to is used as it is.
         batch: items that a worker gets in a call.
         on_gpus: each worker has a GPU to itself, where there are any.
+        share: store the arguments once for all workers, which for a model matters.
 
     Raises:
         UserError: ray can't be reached, or a worker raised it or died for good.
@@ -64,9 +66,8 @@ def worker_pool(
     with connected(address, workers) as ray:
         count, needs = _team(ray, workers, on_gpus)
         actor = ray.remote(**needs, max_restarts=_DEATHS, max_task_retries=_DEATHS)(worker)
-        # Stored once for all of them, which for a model matters.
-        shared = [ray.put(argument) for argument in arguments]
-        actors = [actor.remote(*shared) for _ in range(count)]
+        given = [ray.put(argument) for argument in arguments] if share else arguments
+        actors = [actor.remote(*given) for _ in range(count)]
         yield lambda items: _map(ray, actors, batched(items, batch))
 
 

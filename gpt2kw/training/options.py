@@ -20,7 +20,7 @@ class FinetuneOptions:
 
     text: tyro.conf.Positional[Path]
     """Training text, as encode writes it."""
-    model: str = ""
+    model: str | None = None
     """Where to start: mini (a small pretrained model in models/mini), new (one of its shape
     with random weights and a vocabulary of this text), gpt2, gpt2-medium, gpt2-large,
     gpt2-xl, distilgpt2, another name on the hub, or a folder. Default: mini, or new where
