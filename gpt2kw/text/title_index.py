@@ -352,7 +352,7 @@ class _Draft:
         sequence = np.frombuffer(self._sequence, np.uintc)
         marks = np.flatnonzero(sequence == 0)
         codes = self._write_words(sequence, folder)
-        lengths = np.array([len(code) for code in codes], np.uint8)
+        lengths = np.array([len(code) for code in codes], np.uint32)
         with open(folder / "titles.bin", "wb") as file:
             for block in np.array_split(sequence, 1 + len(sequence) // 2**20):
                 file.write(b"".join(map(codes.__getitem__, block.tolist())))
