@@ -198,8 +198,7 @@ class TitleIndex:
             # if those in one alone, x + y - 2 s, are (x + y) / 9 or fewer.
             limit = (size + largest) * (_SHARE[1] - _SHARE[0]) // sum(_SHARE)
             for first in range(0, len(rows), _BLOCK):
-                differing = _different_bits(rows[first : first + _BLOCK], own)
-                for place in np.flatnonzero(differing <= limit):
+                for place in _rows_within(limit, rows[first : first + _BLOCK], own):
                     yield numbers[first + place]
 
     def _find(self, pattern: bytes) -> int | None:
@@ -305,11 +304,13 @@ def _sketch(grams: set[str], columns: int) -> bytes:
     return functools.reduce(operator.xor, places, 0).to_bytes(8 * columns, "little")
 
 
-def _different_bits(rows: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Return in how many bits each row, uint64 [n, columns], differs from `own`, [columns]."""
-    # Column by column, for numpy is slow along an axis so short; 8 bits would not hold the sum.
-    counts = (np.bitwise_count(rows[:, column] ^ own[column]) for column in range(len(own)))
-    return functools.reduce(lambda one, other: np.add(one, other, dtype=np.uint32), counts)
+def _rows_within(limit: int, rows: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Return which of the rows, uint64 [n, columns], differ from `own` in so many bits at most."""
+    # The first column alone leaves few.
+    near = np.flatnonzero(np.bitwise_count(rows[:, 0] ^ own[0]) <= limit)
+    if len(own) == 1:
+        return near
+    return near[np.bitwise_count(rows[near] ^ own).sum(axis=1) <= limit]
 
 
 @functools.lru_cache(2**16)
