@@ -14,7 +14,7 @@ ten takes away three of eight runs of three words, so that 80% would never be me
 Texts of one to three words may stand inside a longer title, and yet be new.
 
 All answers are exact. An index is a folder of files that are mapped into memory, about
-75 bytes for a title of ten words:
+70 bytes for a title of ten words:
 
 - `titles.bin`: the titles, each word as a short code, each title behind a zero byte;
 - `suffixes.npy`: a suffix array of it, for the first two rules;
@@ -126,7 +126,7 @@ class TitleIndex:
     def build(titles: Iterable[str], folder: Path, key: str = "") -> None:
         """Make the index of `titles` in `folder`, whole or not at all.
 
-        Copies of a title count once. About 0.6 kB of memory are taken for a title of ten
+        Copies of a title count once. About 0.8 kB of memory are taken for a title of ten
         words meanwhile.
 
         Args:
