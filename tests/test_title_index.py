@@ -112,7 +112,7 @@ def brute_force(text, titles):
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(TEXTS, max_size=12), st.lists(TEXTS, max_size=6), st.data())
 def test_an_index_agrees_with_brute_force(tmp_path_factory, titles, texts, data):
     folder = tmp_path_factory.mktemp("index") / "titles"
@@ -157,6 +157,18 @@ def test_suffixes_are_sorted_as_far_as_asked(elements, depth):
     assert sorted(order) == list(range(len(elements)))
     begun = [elements[place : place + depth] for place in order]
     assert begun == sorted(begun)
+
+
+@pytest.mark.parametrize("grams", [4, 8, 9, 40, 64, 100, 300])
+def test_titles_are_similar_up_to_the_very_limit(tmp_path, grams):
+    # One word of letters that are all different: only the third rule applies.
+    letters = "".join(map(chr, range(0x4E00, 0x4E00 + 400)))
+    TitleIndex.build([letters[: grams + 2]], tmp_path / "titles")
+    index = TitleIndex.open(tmp_path / "titles")
+    for others in range(1, 390):
+        share = Fraction(min(grams, others), max(grams, others))
+        copy = index.find_copy(letters[: others + 2])
+        assert (copy is not None) == (share >= Fraction(8, 10)), others
 
 
 def test_words_beyond_the_codes_are_spelled(tmp_path, monkeypatch):
