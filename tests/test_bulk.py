@@ -149,9 +149,10 @@ def test_unique_holds_over_a_stop(options, here, monkeypatch):
     assert report.left_out["not unique"] > 0
 
 
-def test_beams_go_on_at_a_row(options, here, monkeypatch):
+@pytest.mark.parametrize("unique", [False, True])
+def test_beams_go_on_at_a_row(options, here, monkeypatch, unique):
     write_csv(here / "p.csv", [{"keywords": word, "nsamples": "3"} for word in "abcde"])
-    searching = replace(options, beams=3, unique=True, max_tokens=8)
+    searching = replace(options, beams=3, unique=unique, max_tokens=8)
     generate_many(searching, output="whole")
     interrupt(searching, 11, monkeypatch)
     generate_many(searching)
