@@ -10,7 +10,8 @@ import difflib
 import logging
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -98,8 +99,9 @@ def generate_many(
     table = _Table(options)
     if options.output:
         check_not_source(options.output, [table.source])
-    writer = _Writer(*load_model(options.run_name, options.model), options)
-    with _output(options, writer.model) as output:
+    model, titles = load_model(options.run_name, options.model)
+    writer = _Writer(model, titles.resolve(), options)
+    with _output(options, model) as output:
         done = BulkReport(**output.notes[-1]["done"]) if output.notes else BulkReport()
         if done.tried:
             log.info("going on behind the %d texts of %s.part", done.texts, options.output)
@@ -261,9 +263,10 @@ class _StandardOutput:
 
     def __init__(self) -> None:
         self.notes: list[Any] = []
+        self._file = sys.stdout
 
     def write(self, text: str) -> None:
-        print(text, end="", flush=True)
+        print(text, end="", file=self._file, flush=True)
 
     def mark(self, note: Any) -> None:
         """Do nothing, for no later job begins here."""
@@ -323,17 +326,18 @@ def _outcomes(
         yield from writer.generator.outcomes(portions, options, seen)
         return
     size = _BATCHES_PER_SHARE * options.batch_size
-    with worker_pool(
-        _Writer,
-        writer.model,
-        writer.titles,
-        options,
-        workers=options.workers,
-        address=options.address,
-        batch=1,
-        on_gpus=True,
-        share=True,
-    ) as write:
+    with (
+        # Where ray would tell of workers that died, among the texts.
+        contextlib.redirect_stdout(sys.stderr),
+        worker_pool(
+            _Worker,
+            shared=writer,
+            workers=options.workers,
+            address=options.address,
+            batch=1,
+            on_gpus=True,
+        ) as write,
+    ):
         first = None
         for precision, outcomes in write(_shares(portions, size, whole=options.beams > 0)):
             first = first or precision
@@ -364,25 +368,34 @@ def _shares(portions: Iterable[Portion], size: int, whole: bool) -> Iterator[lis
         yield share
 
 
+@dataclass(frozen=True)
 class _Writer:
-    """Writes texts, here or on a machine of the cluster."""
+    """A model, and how to write with it."""
 
-    def __init__(self, model: Model, titles: Path, options: GenerateOptions) -> None:
-        self.model = model
-        self.titles = titles.resolve()
-        self._options = options
+    model: Model
+    titles: Path
+    options: GenerateOptions
 
     @cached_property
     def generator(self) -> Any:
         """The model, ready to write."""
-        # Here, for the driver of a cluster needs no TensorFlow, which takes seconds to import;
-        # and not in __init__, so that what is raised reaches the driver.
+        # Here, for the driver of a cluster needs no TensorFlow, which takes seconds to import.
         from gpt2kw.generation.generator import Generator
 
-        options = self._options
+        options = self.options
         return Generator.of(self.model, options.precision, self.titles, options.backend)
 
-    def run(self, shares: list[list[Portion]]) -> list[tuple[str, list[Outcome]]]:
+
+class _Worker:
+    """A process on the cluster."""
+
+    def __init__(self) -> None:
+        self._writer: _Writer | None = None
+
+    def run(
+        self, shares: list[list[Portion]], load: Callable[[], _Writer]
+    ) -> list[tuple[str, list[Outcome]]]:
         """Return what becomes of the texts of each share, and how matrices are multiplied."""
-        generator, options = self.generator, self._options
+        self._writer = self._writer or load()
+        generator, options = self._writer.generator, self._writer.options
         return [(generator.precision, list(generator.outcomes(s, options))) for s in shares]

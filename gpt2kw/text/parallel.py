@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -43,9 +44,9 @@ def worker_pool(
     *arguments: Any,
     workers: int,
     address: str | None,
+    shared: Any = None,
     batch: int = _BATCH,
     on_gpus: bool = False,
-    share: bool = False,
 ) -> Iterator[Callable[[Iterable[Item]], Iterator[Result]]]:
     """Yield a function that maps items to results in the order of the items.
 
@@ -56,9 +57,10 @@ def worker_pool(
             else machine. No more are started than there are cores or GPUs.
         address: of a running ray cluster; None starts ray on this machine, and stops
             it at the end. A ray that the program has connected to is used as it is.
+        shared: what is too large to be sent to each worker by itself. `run` then gets, as
+            a second argument, a function that returns it.
         batch: items that a worker gets in a call.
         on_gpus: each worker has a GPU to itself, where there are any.
-        share: store the arguments once for all workers, which for a model matters.
 
     Raises:
         UserError: ray can't be reached, or a worker raised it or died for good.
@@ -66,9 +68,16 @@ def worker_pool(
     with connected(address, workers) as ray:
         count, needs = _team(ray, workers, on_gpus)
         actor = ray.remote(**needs, max_restarts=_DEATHS, max_task_retries=_DEATHS)(worker)
-        given = [ray.put(argument) for argument in arguments] if share else arguments
-        actors = [actor.remote(*given) for _ in range(count)]
-        yield lambda items: _map(ray, actors, batched(items, batch))
+        actors = [actor.remote(*arguments) for _ in range(count)]
+        # With each call, since ray warns of what actors get from its store when they start.
+        extra = () if shared is None else (partial(_fetch, ray.put(shared)),)
+        yield lambda items: _map(ray, actors, batched(items, batch), extra)
+
+
+def _fetch(stored: Any) -> Any:
+    import ray
+
+    return ray.get(stored)
 
 
 def _team(ray: Any, workers: int, on_gpus: bool) -> tuple[int, dict[str, Any]]:
@@ -89,7 +98,9 @@ def batched(items: Iterable[Item], size: int = _BATCH) -> Iterator[list[Item]]:
         yield batch
 
 
-def _map(ray: Any, actors: list[Any], batches: Iterator[list[Item]]) -> Iterator[Result]:
+def _map(
+    ray: Any, actors: list[Any], batches: Iterator[list[Item]], extra: tuple[Any, ...]
+) -> Iterator[Result]:
     """Give each batch to the actor that has the fewest; yield results in order."""
     queued = dict.fromkeys(actors, 0)
     running: deque[tuple[Any, Any]] = deque()
@@ -97,7 +108,7 @@ def _map(ray: Any, actors: list[Any], batches: Iterator[list[Item]]) -> Iterator
         for batch in islice(batches, len(actors) * _QUEUED - len(running)):
             actor = min(queued, key=queued.__getitem__)
             queued[actor] += 1
-            running.append((actor.run.remote(batch), actor))
+            running.append((actor.run.remote(batch, *extra), actor))
         if not running:
             return
         result, actor = running.popleft()
