@@ -73,7 +73,9 @@ keyword_lists = st.lists(
 ).map(distinct_keywords)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(keywords=keyword_lists.filter(bool), seed=st.integers(0, 99), more=st.integers(0, 30))
 def test_any_keywords_come_as_whole_words_whatever_the_model_wants(
     model, lexicon, keywords, seed, more

@@ -1,7 +1,7 @@
 """The forms of words, and finding them in texts."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2kw.text.inflection import inflections, keyword_forms, keyword_pattern
@@ -90,6 +90,7 @@ def test_a_keyword_is_not_found_inside_other_words(keyword, text):
     assert not keyword_pattern(keyword).search(text)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30).map(clean_keyword).filter(bool))
 def test_any_keyword_is_found_where_it_stands_alone(keyword):
     assert keyword_pattern(keyword).search(f"x {keyword.replace('-', ' ')} y")

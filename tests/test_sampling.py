@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2kw.generation.sampling import Path, Rules, Sampler, Sampling, likeliest
@@ -65,6 +65,7 @@ def test_the_last_of_the_uniforms_draws_nothing_that_may_not_come():
         assert sampling.draw(scores, np.array([0.0]))[0] in (3, 60)
 
 
+@settings(deadline=None)
 @given(
     rows=st.integers(1, 3),
     size=st.integers(1, 3000),
