@@ -65,7 +65,9 @@ def against(model, lexicon, keywords):
 
 keyword_lists = st.lists(
     st.one_of(
-        st.sampled_from(["cat", "New-York", "midnight", "piano", "zyzzyva", "猫", "café", "🐈"]),
+        st.sampled_from(
+            ["cat", "New-York", "midnight", "piano", "zyzzyva", "猫", "café", "🐈", "ß"]
+        ),
         st.text(min_size=1, max_size=8),
     ),
     min_size=1,

@@ -67,13 +67,14 @@ class Lexicon:
 
         They have the usual forms, for only these are pushed; others count where they come.
         """
-        start, behind = _Node({}), _Node({})
+        start, behind, pattern = _Node({}), _Node({}), keyword_pattern(keyword)
         forms = []
         for number, words in enumerate(keyword_forms(keyword, usual=True)):
             for joint in (" ", "-") if len(words) > 1 else ("",):
                 text = joint.join(words)
                 capital = text[:1].upper() + text[1:]
-                for written in dict.fromkeys((text, capital)):
+                # A capital may be another word: that of ß is SS.
+                for written in filter(pattern.search, dict.fromkeys((text, capital))):
                     forms += [(start, written, number == 0), (behind, f" {written}", number == 0)]
         ids = self._tokenizer.encode_content([text for _, text, _ in forms])
         for (trie, _, own), tokens in zip(forms, ids, strict=True):
