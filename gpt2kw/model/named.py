@@ -77,7 +77,7 @@ def _mini_folder() -> Path:
             return folder
     raise UserError(
         f"the model {MINI} is not in {MINI_FOLDERS[0]}",
-        f"install gpt2kw whole, or use --model {NEW} to begin with random weights",
+        f"make mini makes it; or fine-tune a run of your own, with --model {NEW} to begin anew",
     )
 
 
