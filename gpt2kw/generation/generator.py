@@ -194,6 +194,7 @@ class Generator:
     ) -> Iterator[Text | LeftOut]:
         write = self._write_freely if options.backend == "ctranslate2" else self._write_guided
         seed = np.random.SeedSequence(options.seed).entropy
+        rules = self._rules(options)
         drafts = self._drafts(portions)
         waiting: collections.deque[_Draft] = collections.deque()
         following = next(drafts, None)
@@ -209,6 +210,7 @@ class Generator:
             write(
                 [draft for draft in waiting if draft is waiting[0] or not draft.rounds],
                 options,
+                rules,
                 seed,
             )
             # In order, for whether a text will do may depend on those before it.
@@ -227,10 +229,10 @@ class Generator:
                 yield _Draft(asked, portion.place, number, portion.request.candidate_count)
 
     def _write_freely(
-        self, drafts: Sequence["_Draft"], options: GenerateOptions, seed: int
+        self, drafts: Sequence["_Draft"], options: GenerateOptions, rules: Rules, seed: int
     ) -> None:
         """Give each draft a round of candidates that nothing leads to its keywords."""
-        rules, first = self._rules(options), drafts[0]
+        first = drafts[0]
         numbers = (seed, first.request, first.number, first.rounds)
         written = self._network.generate(
             [draft.asked.prompt for draft in drafts for _ in range(draft.size)],
@@ -258,7 +260,7 @@ class Generator:
                 draft.candidates.append(self._read(draft, tokens, nats, 0, options))
 
     def _write_guided(
-        self, drafts: Sequence["_Draft"], options: GenerateOptions, seed: int
+        self, drafts: Sequence["_Draft"], options: GenerateOptions, rules: Rules, seed: int
     ) -> None:
         """Give each draft a round of candidates that are led to its keywords."""
         prompts: dict[tuple[int, ...], int] = {}
@@ -273,7 +275,7 @@ class Generator:
         sampling = Sampling(
             options.temperature, options.top_k, options.top_p, options.min_p, options.typical_p
         )
-        sampler = Sampler(paths, sampling, self._rules(options))
+        sampler = Sampler(paths, sampling, rules)
         self._network.decode([list(prompt) for prompt in prompts], sampler)
         for draft, path in zip(owners, paths, strict=True):
             draft.candidates.append(self._read_path(draft, path, options))
