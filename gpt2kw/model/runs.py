@@ -11,7 +11,6 @@ so that damage which came later is noticed.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -27,7 +26,7 @@ from safetensors.numpy import load_file, save_file
 
 from gpt2kw.errors import UserError, did_you_mean
 from gpt2kw.model.folder import Model
-from gpt2kw.text.files import made_folder, output_errors, to_disk
+from gpt2kw.text.files import lock_file, made_folder, output_errors, to_disk
 
 CHECKPOINT_FOLDER = Path("checkpoint")
 """Where runs are kept, below the folder that a command runs in."""
@@ -292,13 +291,7 @@ class Run:
             with output_errors(path):
                 stack.enter_context(made_folder(path.parent))
                 file = stack.enter_context(open(path, "w"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Else this is the file of one who ended meanwhile, and others make a new one.
-                mine = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-            except (BlockingIOError, FileNotFoundError):
-                mine = False
-            if not mine:
+            if not lock_file(file, path):
                 raise UserError(
                     f"another process is training {self.folder}",
                     "wait for it, or choose another --run-name",

@@ -1,6 +1,7 @@
 """Text files: read in chunks; written whole or not at all."""
 
 import contextlib
+import fcntl
 import os
 import sys
 import tempfile
@@ -70,6 +71,16 @@ def read_chunks(path: str | Path) -> Iterator[str]:
         raise UserError(
             f"can't read {path}: {error.strerror or error}", "check the path"
         ) from error
+
+
+def lock_file(file: IO, path: Path) -> bool:
+    """Lock `file`, opened at `path`, until it is closed; false if another process has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Else this is the file of one who ended meanwhile, and others make a new one.
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ stood before it, a checksum of these, and a note by which the writer goes on fro
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gpt2kw.errors import UserError
-from gpt2kw.text.files import check_output, output_errors
+from gpt2kw.text.files import check_output, lock_file, output_errors
 
 _BLOCK = 2**20
 """Bytes that are read at a time."""
@@ -120,13 +119,7 @@ def _names(path: Path) -> tuple[Path, Path]:
 def _open(path: Path, part: Path) -> Iterator[IO[bytes]]:
     """Open a file for reading and writing, made if need be, for this process alone."""
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Else it is that of a process that came to its end meanwhile.
-            mine = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-        except (BlockingIOError, FileNotFoundError):
-            mine = False
-        if not mine:
+        if not lock_file(file, path):
             raise UserError(
                 f"another process is writing {part}", "wait for it, or name another file"
             )
