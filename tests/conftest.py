@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gpt2kw.text.format import Record, render
@@ -156,3 +157,12 @@ def steps_kept():
     from gpt2kw.model.runs import Run
 
     return [checkpoint.step for checkpoint in Run(RUN).checkpoints()]
+
+
+def with_clear_choices(model):
+    """Return a small model with weights so large that its choices are clear."""
+    rng = np.random.default_rng(0)
+    for name, weight in model.weights.items():
+        noise = rng.normal(0, 2.0 if "wpe" in name else 0.3, weight.shape)
+        model.weights[name] = (weight + noise).astype(np.float32)
+    return model

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import TITLES
+from conftest import TITLES, with_clear_choices
 
 from gpt2kw.generation.beams import BeamSearch
 from gpt2kw.generation.network import CachedNetwork
@@ -19,11 +19,7 @@ def model():
     """A model whose weights are so large that its choices are clear."""
     records = [Record(category, title, title) for category, title in TITLES]
     model = new_model(records, 400, 0, n_layer=2, n_head=2, n_embd=32, n_positions=64)
-    rng = np.random.default_rng(0)
-    for name, weight in model.weights.items():
-        noise = rng.normal(0, 2.0 if "wpe" in name else 0.3, weight.shape)
-        model.weights[name] = (weight + noise).astype(np.float32)
-    return model
+    return with_clear_choices(model)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from conftest import with_clear_choices
 
 from gpt2kw.errors import UserError
 from gpt2kw.generation.ctranslate2_engine import Engine
@@ -18,11 +19,7 @@ RECORDS = [Record("cats", "cat wall", "The"), Record(title=""), Record(None, "a 
 @pytest.fixture(scope="module")
 def model(tiny_model):
     """The tiny model with weights so large that its choices are clear."""
-    model = Model.load(tiny_model)
-    rng = np.random.default_rng(0)
-    for name, weight in model.weights.items():
-        noise = rng.normal(0, 2.0 if "wpe" in name else 0.3, weight.shape)
-        model.weights[name] = (weight + noise).astype(np.float32)
+    model = with_clear_choices(Model.load(tiny_model))
     # What only rounds the embedding's size would be chosen everywhere.
     assert model.config["vocab_size"] > model.tokenizer.size
     model.weights[EMBEDDING][model.tokenizer.size :] *= 100

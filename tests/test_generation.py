@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import with_clear_choices
 
 from gpt2kw import Generator
 from gpt2kw.errors import UserError
@@ -17,12 +18,7 @@ from gpt2kw.text.title_index import TitleIndex
 @pytest.fixture
 def model(tiny_model):
     """The tiny model with weights so large that its choices are clear."""
-    model = Model.load(tiny_model)
-    rng = np.random.default_rng(0)
-    for name, weight in model.weights.items():
-        noise = rng.normal(0, 2.0 if "wpe" in name else 0.3, weight.shape)
-        model.weights[name] = (weight + noise).astype(np.float32)
-    return model
+    return with_clear_choices(Model.load(tiny_model))
 
 
 @pytest.fixture
