@@ -43,10 +43,10 @@ def _with_place(order, place):
 
 def in_rows(batch):
     """The ids of each document with the places of those whose loss counts, row by row."""
-    for ids, numbers, targets in zip(batch.ids, batch.documents, batch.targets, strict=True):
+    for ids, numbers, weights in zip(batch.ids, batch.documents, batch.loss_weights, strict=True):
         for number in range(1, numbers.max() + 1):
             own = numbers == number
-            yield tuple(ids[own]), np.flatnonzero(targets[own]).tolist()
+            yield tuple(ids[own]), np.flatnonzero(weights[own]).tolist()
 
 
 def documents(batches):
@@ -69,7 +69,7 @@ def test_a_corpus_holds_each_document_as_the_tokenizer_writes_it(corpus, tokeniz
 
 
 def test_a_text_is_tokenised_once(corpus, training_text, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(type(tokenizer), "encode", None)
+    monkeypatch.setattr(type(tokenizer), "encode_pieces", None)
     again = corpus_of(training_text, tokenizer, tmp_path / "cache")
     np.testing.assert_array_equal(again.tokens, corpus.tokens)
     assert again.about == corpus.about
@@ -165,7 +165,9 @@ def test_documents_of_a_batch_are_of_mixed_lengths(order_of_many):
 
 def test_documents_stand_one_behind_the_other_and_padding_behind_them(order_of_many):
     for batch in epoch(order_of_many):
-        for ids, numbers, targets in zip(batch.ids, batch.documents, batch.targets, strict=True):
+        for ids, numbers, weights in zip(
+            batch.ids, batch.documents, batch.loss_weights, strict=True
+        ):
             length = np.count_nonzero(numbers)
             assert set(np.diff(numbers[:length])) <= {0, 1}
             assert not numbers[length:].any()
@@ -173,7 +175,7 @@ def test_documents_stand_one_behind_the_other_and_padding_behind_them(order_of_m
             firsts = np.flatnonzero(np.diff(numbers, prepend=0))
             wanted = numbers > 0
             wanted[firsts] = False
-            np.testing.assert_array_equal(targets, wanted)
+            np.testing.assert_array_equal(weights, wanted)
 
 
 def test_the_loss_can_begin_behind_the_keywords(corpus, tokenizer):
@@ -183,6 +185,46 @@ def test_the_loss_can_begin_behind_the_keywords(corpus, tokenizer):
             for ids, targets in in_rows(batch):
                 title = ids.index(tokenizer.tag("title"))
                 assert targets == list(range(title + 1, len(ids)))
+
+
+@pytest.fixture
+def corpus_with_forms(tokenizer, tmp_path):
+    """Texts that have their keywords as they are, inflected, twice, in the body, or not at all."""
+    records = [
+        Record("pets", "cat red-hat", "Cats and a cat in a red hat"),
+        Record("pets", "sleep dog", "Who slept?", "A dog and a cat"),
+        Record(None, "", "a cat without keywords"),
+        Record("pets", "sea", "a cat"),
+    ]
+    text = tmp_path / "forms.txt"
+    text.write_text("\n".join(map(render, records)))
+    return corpus_of(text, tokenizer, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.9])
+@pytest.mark.parametrize("loss_on", ["all", "text"])
+def test_keywords_in_the_text_may_count_more(corpus_with_forms, tokenizer, dropout, loss_on):
+    settings = {"category_dropout": dropout, "loss_on": loss_on, "keyword_weight": 3.0}
+    order = BatchOrder(corpus_with_forms, 4, seed=0, **settings)
+    emphasised = set()
+    for batch in itertools.chain.from_iterable(epoch(order, number) for number in range(3)):
+        assert set(np.unique(batch.loss_weights)) == {0, 1, 3}
+        assert batch.counted == np.count_nonzero(batch.loss_weights)
+        heavy = np.where(batch.loss_weights == 3, batch.ids, tokenizer.start)
+        for ids, numbers in zip(heavy, batch.documents, strict=True):
+            for number in range(1, numbers.max() + 1):
+                own = [token for token in ids[numbers == number] if token != tokenizer.start]
+                title = tokenizer.decode([tokenizer.tag("title"), *own]).record.title
+                emphasised.add(title.replace(" ", ""))
+    assert emphasised == {"Catsredhat", "sleptdog", ""}
+
+
+def test_keywords_that_were_cut_off_have_no_place(tokenizer, tmp_path):
+    text = tmp_path / "long.txt"
+    text.write_text(render(Record(None, "cat dog", "cat " + "so " * 100 + "dog")))
+    corpus = corpus_of(text, tokenizer, tmp_path / "cache")
+    assert corpus.lengths.tolist() == [64]
+    assert len(corpus.keyword_places(0)) == 1 or corpus.keyword_places(0).max() < 64
 
 
 def test_parts_of_a_batch_have_all_its_documents(corpus):

@@ -4,7 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt2kw.text.inflection import inflections, keyword_forms, keyword_pattern
+from gpt2kw.text.inflection import (
+    find_keyword,
+    inflections,
+    keyword_forms,
+    keyword_pattern,
+)
 from gpt2kw.text.keywords import clean_keyword
 
 
@@ -72,7 +77,7 @@ def test_a_word_has_no_forms_of_another(word, other):
     ],
 )
 def test_a_keyword_is_found_in_any_case_and_form(keyword, text):
-    assert keyword_pattern(keyword).search(text)
+    assert find_keyword(keyword, text) == keyword_pattern(keyword).search(text).span()
 
 
 @pytest.mark.parametrize(
@@ -88,6 +93,7 @@ def test_a_keyword_is_found_in_any_case_and_form(keyword, text):
 )
 def test_a_keyword_is_not_found_inside_other_words(keyword, text):
     assert not keyword_pattern(keyword).search(text)
+    assert find_keyword(keyword, text) is None
 
 
 @settings(deadline=None)

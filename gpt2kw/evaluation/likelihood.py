@@ -117,13 +117,13 @@ class Scorer:
         for numbers, length in _batches([len(text) for text in ids], self._context):
             rows = max(1, _TOKENS // length)
             batch, documents = np.zeros((2, rows, length), np.int32)
-            targets = np.zeros((rows, length), bool)
+            counted = np.zeros((rows, length), np.float32)
             for row, number in enumerate(numbers):
                 end = len(ids[number])
                 batch[row, :end] = ids[number]
                 documents[row, :end] = 1
-                targets[row, starts[number] : end] = True
-            nats = self._nats(*map(tf.constant, (batch, documents, targets))).numpy()
+                counted[row, starts[number] : end] = 1
+            nats = self._nats(*map(tf.constant, (batch, documents, counted))).numpy()
             for row, number in enumerate(numbers):
                 scores[number] = Score(float(nats[row]), len(ids[number]) - starts[number])
         return scores

@@ -119,7 +119,8 @@ class CachedNetwork:
                 rows, tokens, columns = rows[going], tokens[going], columns[going]
                 if (columns == self._context).any():
                     rows, columns, cache = self._slide(rows, columns, cache, total)
-                old, total = total, self._columns_for(columns)
+                # Rows that have ended may have been the longest, but a cache does not shrink.
+                old, total = total, max(total, self._columns_for(columns))
                 self._steps_left = steps = int(total - columns.max())
                 tokens, *cache = self._add[search.reorders](
                     rows, tokens, columns, old, total, *cache

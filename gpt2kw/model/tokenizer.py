@@ -155,6 +155,20 @@ class Tokenizer:
                 ids += next(encodings).ids
             yield ids
 
+    def encode_pieces(
+        self, records: Sequence[Record]
+    ) -> Iterator[list[tuple[int, list[int], list[tuple[int, int]]]]]:
+        """Yield the pieces of each record: the id of the mark, the content's ids and their spans.
+
+        A span is where in the content the characters of a token start and end.
+        """
+        documents = [to_pieces(record) for record in records]
+        contents = [content for pieces in documents for _, content in pieces]
+        encodings = iter(self._fast.encode_batch(contents, add_special_tokens=False))
+        for pieces in documents:
+            following = ((self._mark_ids[mark], next(encodings)) for mark, _ in pieces)
+            yield [(mark, encoding.ids, encoding.offsets) for mark, encoding in following]
+
     def encode_content(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of texts without any mark."""
         encodings = self._fast.encode_batch_fast(list(texts), add_special_tokens=False)

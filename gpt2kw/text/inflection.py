@@ -12,6 +12,7 @@ import unicodedata
 _VOWELS = "aeiou"
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 """First words of Unicode's names for letters of scripts that put no space between words."""
+_WORD = re.compile(r"\w+")
 _JOINT = r"[^\w\s]?\s?[^\w\s]?"
 """What may stand between two words of one keyword: a space, a dash, an apostrophe."""
 
@@ -63,7 +64,7 @@ ugly warm weak weird wet wide wild wise young
 """
 
 
-@functools.cache
+@functools.lru_cache(2**16)
 def inflections(word: str) -> tuple[str, ...]:
     """Return the forms of a word in lower case, itself first.
 
@@ -150,6 +151,18 @@ def keyword_pattern(keyword: str) -> re.Pattern[str]:
     before = r"(?<!\w)" if _is_spaced_letter(keyword[0]) else ""
     behind = r"(?!\w)" if _is_spaced_letter(keyword[-1]) else ""
     return re.compile(f"{before}(?:{either}){behind}", re.IGNORECASE)
+
+
+def find_keyword(keyword: str, text: str) -> tuple[int, int] | None:
+    """Return where `keyword_pattern` first finds a keyword, as start and end, or None."""
+    # Most keywords are single words; a pattern for each would take most of the time.
+    if "-" not in keyword:
+        forms = {form.lower() for (form,) in keyword_forms(keyword)}
+        for word in _WORD.finditer(text):
+            if word[0].lower() in forms:
+                return word.span()
+    found = keyword_pattern(keyword).search(text)
+    return found and found.span()
 
 
 def _is_spaced_letter(character: str) -> bool:

@@ -33,13 +33,14 @@ class Batch:
     """int32 [rows, length], zeros behind the last document of a row."""
     documents: np.ndarray
     """int32 [rows, length]: which of its row's documents, from 1, a token is of; 0 for padding."""
-    targets: np.ndarray
-    """bool [rows, length]: the tokens whose loss counts, none of them a document's first."""
+    loss_weights: np.ndarray
+    """float32 [rows, length]: the weight of each token's loss; 0 for those that do not count,
+    as a document's first."""
 
     @property
     def counted(self) -> int:
         """The number of tokens whose loss counts."""
-        return int(self.targets.sum())
+        return int(np.count_nonzero(self.loss_weights))
 
     @property
     def tokens(self) -> int:
@@ -49,7 +50,7 @@ class Batch:
     def parts(self, count: int) -> list["Batch"]:
         """Split into at most `count` batches, of every `count`-th row each."""
         parts = (
-            Batch(self.ids[n::count], self.documents[n::count], self.targets[n::count])
+            Batch(self.ids[n::count], self.documents[n::count], self.loss_weights[n::count])
             for n in range(count)
         )
         return [part for part in parts if part.counted]
@@ -167,17 +168,20 @@ class BatchOrder:
         *,
         category_dropout: float = 0.0,
         loss_on: str = "all",
+        keyword_weight: float = 1.0,
         pool: int = _POOL,
     ) -> None:
         """Order `corpus`; a batch has `batch_size` documents of average length.
 
         A share `category_dropout` of the documents, others each epoch, comes without
-        its category. With `loss_on` "text" the loss begins behind the keywords.
+        its category. With `loss_on` "text" the loss begins behind the keywords. In the
+        text the loss of the keywords counts `keyword_weight` times.
         """
         self._corpus = corpus
         self._seed = seed
         self._dropout = category_dropout
         self._on_text = loss_on == "text"
+        self._keyword_weight = keyword_weight
         self._pool_size = pool * batch_size
         self._shapes = choose_shapes(_length_counts(corpus, category_dropout), batch_size)
 
@@ -232,7 +236,7 @@ class BatchOrder:
     def _batch(self, packed: "_Packed") -> Batch:
         ids = np.zeros((len(packed.rows), packed.length), np.int32)
         documents = np.zeros_like(ids)
-        targets = np.zeros_like(ids, bool)
+        weights = np.zeros(ids.shape, np.float32)
         for row, contents in enumerate(packed.rows):
             end = 0
             for place, (number, with_category) in enumerate(contents, start=1):
@@ -240,15 +244,17 @@ class BatchOrder:
                 start, end = end, end + len(document)
                 ids[row, start:end] = document
                 documents[row, start:end] = place
-                targets[row, start + self._first_target(number, with_category) : end] = True
-        return Batch(ids, documents, targets)
+                weights[row, start:end] = self._weights(number, with_category)
+        return Batch(ids, documents, weights)
 
-    def _first_target(self, number: int, with_category: bool) -> int:
-        """Return the place in a document of the first token whose loss counts."""
-        if not self._on_text:
-            return 1
-        dropped = 0 if with_category else int(self._corpus.categories[number])
-        return int(self._corpus.texts[number]) - dropped + 1
+    def _weights(self, number: int, with_category: bool) -> np.ndarray:
+        """Return the weights of the losses of a document's tokens, float32 [tokens]."""
+        corpus = self._corpus
+        weights = np.ones(corpus.lengths[number], np.float32)
+        weights[corpus.keyword_places(number)] = self._keyword_weight
+        dropped = 0 if with_category else int(corpus.categories[number])
+        weights[: corpus.texts[number] + 1 if self._on_text else 1 + dropped] = 0
+        return weights[dropped:]
 
 
 class _Packed(NamedTuple):

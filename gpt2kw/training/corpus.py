@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -19,9 +19,10 @@ from gpt2kw.model.runs import checksum as stream_checksum
 from gpt2kw.model.tokenizer import Tokenizer
 from gpt2kw.text.files import made_folder, output_errors, read_chunks, scratch_folder
 from gpt2kw.text.format import SECTIONS, Record, iter_documents
+from gpt2kw.text.inflection import find_keyword
 from gpt2kw.text.tally import Tally
 
-_LAYOUT = 1
+_LAYOUT = 2
 """Of the files below; another number makes other keys, so that old files are not read."""
 _KEPT = 8
 _CATEGORIES_KEPT = 1_000
@@ -71,6 +72,11 @@ class Corpus:
     first token; 0 without one."""
     texts: np.ndarray
     """uint32 [documents]: the place in the document of its title's tag, or else its body's."""
+    keywords: np.ndarray
+    """uint32 [tokens]: the places in their documents of those tokens of a text that belong to
+    one of its keywords, where that comes first; for one document behind the other."""
+    keyword_ends: np.ndarray
+    """int64 [documents]: where in `keywords` those of each document end."""
     about: About
     notes: tuple[str, ...]
     """What could not be used, and how much of it."""
@@ -86,6 +92,11 @@ class Corpus:
         if with_category or not self.categories[number]:
             return ids
         return np.concatenate([ids[:1], ids[1 + self.categories[number] :]])
+
+    def keyword_places(self, number: int) -> np.ndarray:
+        """Return the places, in a document with its category, of its text's keywords."""
+        start = self.keyword_ends[number - 1] if number else 0
+        return self.keywords[start : self.keyword_ends[number]]
 
 
 def open_corpus(
@@ -128,10 +139,11 @@ def _forget_oldest(cache: Path) -> None:
 
 def _mapped(folder: Path) -> Corpus:
     about = json.loads((folder / "about.json").read_text("utf-8"))
-    arrays = {
-        name: np.memmap(folder / f"{name}.bin", dtype, "r")
-        for name, dtype in about["arrays"].items()
-    }
+    arrays = {}
+    for name, dtype in about["arrays"].items():
+        path = folder / f"{name}.bin"
+        # Nothing can't be mapped: no text may have one of its keywords.
+        arrays[name] = np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
     described = About(tuple(about["categories"]), tuple(about["sections"]))
     return Corpus(**arrays, about=described, notes=tuple(about["notes"]))
 
@@ -144,6 +156,8 @@ def _tokenise(text: Path, tokenizer: Tokenizer, context: int, folder: Path) -> N
         "lengths": "uint32",
         "categories": "uint32",
         "texts": "uint32",
+        "keywords": "uint32",
+        "keyword_ends": "int64",
     }
     tally, categories, sections = Tally(), Counter(), set()
     records = read_records(text, tally)
@@ -152,14 +166,17 @@ def _tokenise(text: Path, tokenizer: Tokenizer, context: int, folder: Path) -> N
     try:
         for name in arrays:
             files[name] = open(folder / f"{name}.bin", "wb")  # noqa: SIM115  (closed below)
-        end = number = 0
+        end = number = keyword_end = 0
         while block := list(islice(records, _BLOCK)):
-            for record, ids in zip(block, tokenizer.encode(block), strict=True):
+            for record, pieces in zip(block, tokenizer.encode_pieces(block), strict=True):
                 number += 1
+                ids, keywords = _joined(record, pieces, tokenizer)
                 if len(ids) > context:
                     tally.add(f"documents cut to {context} tokens", f"document {number}")
                     ids = ids[:context]
+                    keywords = [place for place in keywords if place < context]
                 end += len(ids)
+                keyword_end += len(keywords)
                 text_tag = "title" if record.title is not None else "body"
                 values = {
                     "tokens": ids,
@@ -167,6 +184,8 @@ def _tokenise(text: Path, tokenizer: Tokenizer, context: int, folder: Path) -> N
                     "lengths": len(ids),
                     "categories": _category_tokens(ids, tokenizer),
                     "texts": _place(ids, tokenizer.tag(text_tag)),
+                    "keywords": keywords,
+                    "keyword_ends": keyword_end,
                 }
                 for name, value in values.items():
                     files[name].write(np.asarray(value, arrays[name]).tobytes())
@@ -182,6 +201,26 @@ def _tokenise(text: Path, tokenizer: Tokenizer, context: int, folder: Path) -> N
         **asdict(About(tuple(frequent), tuple(s for s in SECTIONS if s in sections))),
     }
     (folder / "about.json").write_text(json.dumps(about, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _joined(record: Record, pieces: list[Any], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return a document's ids, and the places in it of its text's keywords.
+
+    Takes what `Tokenizer.encode_pieces` makes of the record.
+    """
+    ids: list[int] = []
+    places: list[int] = []
+    texts = {tokenizer.tag(s): getattr(record, s) or "" for s in ("title", "body")}
+    missing = (record.keywords or "").split()
+    for mark, content, spans in pieces:
+        ids.append(mark)
+        found = {word: find_keyword(word, texts[mark]) for word in missing if mark in texts}
+        for start, end in filter(None, found.values()):
+            here = (n for n, span in enumerate(spans) if span[0] < end and start < span[1])
+            places += (len(ids) + n for n in here)
+        missing = [word for word in missing if not found.get(word)]
+        ids += content
+    return ids, sorted(set(places))
 
 
 def _place(ids: list[int], token: int) -> int:

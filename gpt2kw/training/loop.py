@@ -175,6 +175,7 @@ def batch_order(options: FinetuneOptions, corpus: Corpus) -> BatchOrder:
         options.seed,
         category_dropout=options.category_dropout,
         loss_on=options.loss_on,
+        keyword_weight=options.keyword_weight,
     )
 
 

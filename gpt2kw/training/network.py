@@ -59,8 +59,11 @@ class Network:
         self._dropout = dropout
         self._recompute = recompute
 
-    def nats(self, ids, documents, targets, seed=None):
-        """Return the summed loss, a float32 scalar, of tokens from their predecessors.
+    def losses(self, ids, documents, loss_weights, seed=None):
+        """Return the loss of tokens from their predecessors, summed in two ways.
+
+        The first is weighted, and has a gradient; the second is that of the tokens that
+        count, in nats. Both are float32 scalars.
 
         Documents that share a row are computed as if each stood alone in one, with
         positions from 0 (Krell et al. 2021, "Efficient Sequence Packing without
@@ -70,31 +73,31 @@ class Network:
             ids: int32 [rows, length].
             documents: int32 [rows, length]: the number, in its row, of the document that
                 a token belongs to, 0 for padding. A document's tokens stand side by side.
-            targets: bool [rows, length]: the tokens whose loss counts; never a document's
-                first.
+            loss_weights: float32 [rows, length]: the weight of each token's loss, 0 if it
+                does not count, as that of a document's first must not.
             seed: int32 scalar for dropout, or None for none.
         """
-        hidden, labels, counted = self._last_states(ids, documents, targets, seed)
+        hidden, labels, weights = self._last_states(ids, documents, loss_weights, seed)
         embedding = tf.convert_to_tensor(self._weights[EMBEDDING])
-        return _summed_loss(hidden, embedding, labels, counted)
+        return _summed_losses(hidden, embedding, labels, weights)
 
-    def nats_of_rows(self, ids, documents, targets):
-        """Return the loss of each row, float32 [rows], without dropout.
+    def nats_of_rows(self, ids, documents, loss_weights):
+        """Return the weighted loss of each row, float32 [rows], without dropout.
 
-        Takes what `nats` takes. It has no gradient.
+        Takes what `losses` takes. It has no gradient.
         """
-        hidden, labels, counted = self._last_states(ids, documents, targets, None)
+        hidden, labels, weights = self._last_states(ids, documents, loss_weights, None)
         embedding = tf.cast(self._weights[EMBEDDING], hidden.dtype)
-        nats, _ = _cross_entropy(tf.matmul(hidden, embedding, transpose_b=True), labels, counted)
-        return tf.reduce_sum(tf.reshape(nats, tf.shape(ids)), axis=1)
+        nats, _ = _cross_entropy(tf.matmul(hidden, embedding, transpose_b=True), labels, weights)
+        return tf.reduce_sum(tf.reshape(nats * weights, tf.shape(ids)), axis=1)
 
-    def _last_states(self, ids, documents, targets, seed):
-        """Return the last hidden states, the tokens that follow, and which count: 0 or 1."""
+    def _last_states(self, ids, documents, loss_weights, seed):
+        """Return the last hidden states, the tokens that follow, and the weights of these."""
         # Labels are shifted and not the hidden states, whose slice costs a copy each way.
         # What comes round to a row's end is a document's first, which never counts.
         labels = tf.reshape(tf.roll(ids, shift=-1, axis=1), [-1])
-        counted = tf.reshape(tf.roll(tf.cast(targets, tf.float32), shift=-1, axis=1), [-1])
-        return self._hidden(ids, documents, seed), labels, counted
+        weights = tf.reshape(tf.roll(loss_weights, shift=-1, axis=1), [-1])
+        return self._hidden(ids, documents, seed), labels, weights
 
     def _hidden(self, ids, documents, seed):
         """Return the last hidden states, [rows * length, width] in the reduced precision."""
@@ -296,33 +299,35 @@ def _norm_gradient(x, mean, scale, gain, upstream):
 
 
 @tf.custom_gradient
-def _summed_loss(hidden, embedding, labels, counted):
-    """Return the cross entropy in nats, summed over rows with their weights `counted`.
+def _summed_losses(hidden, embedding, labels, weights):
+    """Return the cross entropy summed with `weights`, and in nats where these are not 0.
 
-    The gradient of the logits is made together with them, so that the widest array of
-    all, [rows, vocabulary], is kept once and in the reduced precision.
+    Only the first has a gradient. That of the logits is made together with them, so that
+    the widest array of all, [rows, vocabulary], is kept once and in the reduced precision.
     """
     reduced = tf.cast(embedding, hidden.dtype)
     logits = tf.matmul(hidden, reduced, transpose_b=True)
-    nats, for_logits = _cross_entropy(logits, labels, counted)
+    nats, for_logits = _cross_entropy(logits, labels, weights)
 
-    def gradient(upstream):
+    def gradient(upstream, _):
         # Scaled behind the products, where float16 can't underflow.
         for_hidden = tf.cast(tf.matmul(for_logits, reduced), tf.float32) * upstream
         for_embedding = tf.matmul(for_logits, hidden, transpose_a=True)
         for_embedding = tf.cast(for_embedding, tf.float32) * upstream
         return tf.cast(for_hidden, hidden.dtype), for_embedding, None, None
 
-    return tf.reduce_sum(nats), gradient
+    sums = tf.reduce_sum(nats * weights), tf.reduce_sum(tf.where(weights > 0, nats, 0.0))
+    return sums, gradient
 
 
 @_fused
-def _cross_entropy(logits, labels, counted):
+def _cross_entropy(logits, labels, weights):
+    """Return each row's nats, and the gradient of their weighted sum."""
     scores = tf.cast(logits, tf.float32)
     highest = tf.reduce_max(scores, axis=1, keepdims=True)
     powers = tf.exp(scores - highest)
     total = tf.reduce_sum(powers, axis=1, keepdims=True)
     wanted = tf.cast(tf.range(tf.shape(logits)[1])[None] == labels[:, None], tf.float32)
     nats = tf.squeeze(tf.math.log(total) + highest, 1) - tf.reduce_sum(scores * wanted, axis=1)
-    gradient = (powers / total - wanted) * counted[:, None]
-    return nats * counted, tf.cast(gradient, logits.dtype)
+    gradient = (powers / total - wanted) * weights[:, None]
+    return nats, tf.cast(gradient, logits.dtype)

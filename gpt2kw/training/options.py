@@ -61,6 +61,9 @@ class FinetuneOptions:
     can be generated without one."""
     loss_on: Literal["all", "text"] = "all"
     """What is learned: every token, or only what follows the keywords."""
+    keyword_weight: float = 1.0
+    """How many times the words of the text that are its keywords count in what is learned.
+    More than 1: texts have more of the keywords by themselves, at some cost in likelihood."""
     validation: Path | None = None
     """Validation text. Default: the file that encode wrote beside the training text."""
     validate_every: int = 250
@@ -114,6 +117,8 @@ class FinetuneOptions:
         check_option("weight-decay", self.weight_decay, 0 <= self.weight_decay < 1, "0 to below 1")
         minutes = self.max_minutes
         check_option("max-minutes", minutes, minutes is None or minutes > 0, "more than 0")
+        weight = self.keyword_weight
+        check_option("keyword-weight", weight, 0 < weight <= 100, "more than 0, 100 at most")
         check_option("spike", self.spike, 0 <= self.spike < math.inf, "0 or more")
         norm = self.clip_norm
         check_option("clip-norm", norm, 0 < norm < math.inf, "more than 0")

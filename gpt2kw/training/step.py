@@ -93,7 +93,7 @@ class TrainStep:
         batch = [
             tf.TensorSpec([None, None], tf.int32),
             tf.TensorSpec([None, None], tf.int32),
-            tf.TensorSpec([None, None], tf.bool),
+            tf.TensorSpec([None, None], tf.float32),
         ]
         seed, share = tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.float32)
         self._train = self._compiled(self._train_all, [*batch, seed, share, share])
@@ -112,7 +112,7 @@ class TrainStep:
         self._adapt_loss_scale()
         counted = batch.counted
         # Of documents that were cut before what is learned of them nothing counts.
-        share = np.float32(self.loss_scale / max(1, counted))
+        share = np.float32(self.loss_scale / max(1, batch.loss_weights.sum()))
         unscale = np.float32(1 / self.loss_scale)
         if self._accumulate == 1:
             nats, norm = self._train(*self._split(batch), self._dropout_seed(step), share, unscale)
@@ -151,7 +151,7 @@ class TrainStep:
 
     def _split(self, batch: Batch) -> list[Any]:
         replicas = self._strategy.num_replicas_in_sync
-        arrays = (batch.ids, batch.documents, batch.targets)
+        arrays = (batch.ids, batch.documents, batch.loss_weights)
         if replicas == 1:
             return [tf.constant(array) for array in arrays]
         # Every n-th row, for a batch may have fewer rows than there are devices.
@@ -164,23 +164,24 @@ class TrainStep:
             for array in arrays
         ]
 
-    # What is compiled. `share` is the loss scale by the tokens of the whole batch.
+    # What is compiled. `share` is the loss scale by the weights of the whole batch.
 
-    def _train_all(self, ids, documents, targets, seed, share, unscale):
+    def _train_all(self, ids, documents, loss_weights, seed, share, unscale):
         nats, norm = self._strategy.run(
-            self._train_one, args=(ids, documents, targets, seed, share, unscale)
+            self._train_one, args=(ids, documents, loss_weights, seed, share, unscale)
         )
         return self._summed(nats), self._first(norm)
 
-    def _add_all(self, ids, documents, targets, seed, share):
-        nats = self._strategy.run(self._add_one, args=(ids, documents, targets, seed, share))
+    def _add_all(self, ids, documents, loss_weights, seed, share):
+        nats = self._strategy.run(self._add_one, args=(ids, documents, loss_weights, seed, share))
         return self._summed(nats)
 
     def _apply_all(self, unscale):
         return self._first(self._strategy.run(self._apply_one, args=(unscale,)))
 
-    def _evaluate_all(self, ids, documents, targets):
-        return self._summed(self._strategy.run(self._network.nats, args=(ids, documents, targets)))
+    def _evaluate_all(self, ids, documents, loss_weights):
+        _, nats = self._strategy.run(self._network.losses, args=(ids, documents, loss_weights))
+        return self._summed(nats)
 
     def _summed(self, values):
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
@@ -188,12 +189,12 @@ class TrainStep:
     def _first(self, values):
         return self._strategy.experimental_local_results(values)[0]
 
-    def _train_one(self, ids, documents, targets, seed, share, unscale):
-        nats, gradients = self._gradients(ids, documents, targets, seed, share)
+    def _train_one(self, ids, documents, loss_weights, seed, share, unscale):
+        nats, gradients = self._gradients(ids, documents, loss_weights, seed, share)
         return nats, self._learn(gradients, unscale)
 
-    def _add_one(self, ids, documents, targets, seed, share):
-        nats, gradients = self._gradients(ids, documents, targets, seed, share)
+    def _add_one(self, ids, documents, loss_weights, seed, share):
+        nats, gradients = self._gradients(ids, documents, loss_weights, seed, share)
         for total, gradient in zip(self._sums, gradients, strict=True):
             total.assign_add(gradient)
         return nats
@@ -205,12 +206,13 @@ class TrainStep:
                 total.assign(tf.zeros_like(total))
         return self._learn(gradients, unscale)
 
-    def _gradients(self, ids, documents, targets, seed, share):
+    def _gradients(self, ids, documents, loss_weights, seed, share):
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         variables = list(self._trained.values())
         with tf.GradientTape() as tape:
-            nats = self._network.nats(ids, documents, targets, seed + tf.cast(replica, tf.int32))
-            loss = nats * share
+            seed += tf.cast(replica, tf.int32)
+            loss, nats = self._network.losses(ids, documents, loss_weights, seed)
+            loss *= share
         return nats, [tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
 
     def _learn(self, gradients, unscale):
