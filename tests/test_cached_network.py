@@ -14,12 +14,16 @@ from gpt2kw.text.format import Record
 LIKELIEST = Sampling(top_k=1)
 
 
-@pytest.fixture(scope="module")
-def model():
+def model_of(positions):
     """A model whose weights are so large that its choices are clear."""
     records = [Record(category, title, title) for category, title in TITLES]
-    model = new_model(records, 400, 0, n_layer=2, n_head=2, n_embd=32, n_positions=64)
+    model = new_model(records, 400, 0, n_layer=2, n_head=2, n_embd=32, n_positions=positions)
     return with_clear_choices(model)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return model_of(64)
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +109,18 @@ def test_a_text_ends_behind_its_stop_and_the_others_go_on(model):
     for before, after in zip(free, decode(model, some, 20, stops=[stop]), strict=True):
         place = before.tokens.index(stop) + 1 if stop in before.tokens else 20
         assert after.tokens == before.tokens[:place]
+
+
+def test_short_texts_go_on_when_a_long_one_has_ended():
+    model = model_of(256)
+    some = [[9] * 150, *prompts(model)]
+    free = decode(model, some, 90)
+    others = {token for text in free[1:] for token in text.tokens}
+    stop = next(token for token in free[0].tokens if token not in others)
+    ended = decode(model, some, 90, stops=[stop])
+    assert ended[0].tokens == free[0].tokens[: free[0].tokens.index(stop) + 1]
+    assert len(ended[0].tokens) < 90
+    assert [text.tokens for text in ended[1:]] == [text.tokens for text in free[1:]]
 
 
 def test_a_text_longer_than_the_context_goes_on_behind_its_last_part(model, keras_model):
