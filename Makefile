@@ -6,8 +6,7 @@ PEERS ?= .venv-peers
 
 DATA ?= data/titles.csv
 TEXT ?= data/titles.txt
-# What to begin with; without it mini, or new where there is no mini.
-MODEL ?=
+MODEL ?= mini
 RUN ?= run1
 STEPS ?= 1000
 KEYWORDS ?= cats
@@ -60,7 +59,7 @@ encode: setup  ## DATA to training text in TEXT
 	$(PY) -m gpt2kw.encode $(DATA) -o $(TEXT) $(ENCODE)
 
 finetune: setup $(filter data/titles.txt,$(TEXT))  ## TEXT to a fine-tuned MODEL in checkpoint/RUN; goes on where it stopped
-	$(PY) -m gpt2kw.finetune $(TEXT) $(if $(MODEL),--model $(MODEL)) --run-name $(RUN) --steps $(STEPS) $(FINETUNE)
+	$(PY) -m gpt2kw.finetune $(TEXT) --model $(MODEL) --run-name $(RUN) --steps $(STEPS) $(FINETUNE)
 
 # The sample titles are encoded when there is no text of them yet; any other text is the user's.
 data/titles.txt:

@@ -18,7 +18,6 @@ from gpt2kw.model.folder import EMBEDDING, About, Model, new_model
 from gpt2kw.model.named import MINI_FOLDERS, find_model
 from gpt2kw.model.runs import Run
 from gpt2kw.text.format import Record
-from gpt2kw.training.options import FinetuneOptions
 
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 64}
 RECORDS = [Record(category, title, title) for category, title in TITLES]
@@ -350,11 +349,3 @@ def test_an_installed_package_brings_mini_with_it(tmp_path):
     )
     ours = {path.name for path in (project / "models" / "mini").iterdir()}
     assert {path.name for path in (tmp_path / "lib/gpt2kw/mini").iterdir()} == ours
-
-
-def test_a_fine_tuning_begins_with_mini_where_it_is_and_else_anew(here, tiny_model, monkeypatch):
-    monkeypatch.setattr("gpt2kw.model.named.MINI_FOLDERS", (here / "mini",))
-    assert FinetuneOptions(text="a.txt").model == "new"
-    shutil.copytree(tiny_model, here / "mini")
-    assert FinetuneOptions(text="a.txt").model == "mini"
-    assert FinetuneOptions(text="a.txt", model="gpt2").model == "gpt2"

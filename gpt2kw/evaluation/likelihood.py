@@ -74,7 +74,7 @@ class Scorer:
     def __init__(self, model: Model) -> None:
         weights = {name: tf.constant(weight) for name, weight in model.weights.items()}
         network = Network(weights, model.config, dtype=tf.float32, dropout=0.0, recompute=False)
-        types = (tf.int32, tf.int32, tf.bool)
+        types = (tf.int32, tf.int32, tf.float32)
         self._nats = tf.function(
             network.nats_of_rows,
             input_signature=[tf.TensorSpec([None, None], of) for of in types],

@@ -77,13 +77,8 @@ def _mini_folder() -> Path:
             return folder
     raise UserError(
         f"the model {MINI} is not in {MINI_FOLDERS[0]}",
-        f"make mini makes it; or fine-tune a run of your own, with --model {NEW} to begin anew",
+        f"restore it from gpt2kw's repository; --model {NEW} fine-tunes without it",
     )
-
-
-def usual_start() -> str:
-    """Return what a fine-tuning begins with if it is not told: `mini`, or `new` without it."""
-    return MINI if any(map(is_whole, MINI_FOLDERS)) else NEW
 
 
 def load_model(run_name: str | None, name: str | None) -> tuple[Model, Path]:

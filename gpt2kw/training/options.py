@@ -8,7 +8,7 @@ from typing import Literal
 import tyro
 
 from gpt2kw.errors import check_option
-from gpt2kw.model.named import usual_start
+from gpt2kw.model.named import MINI
 from gpt2kw.text.encoding import validation_path
 
 _MOST = 10**9
@@ -20,11 +20,10 @@ class FinetuneOptions:
 
     text: tyro.conf.Positional[Path]
     """Training text, as encode writes it."""
-    model: str | None = None
-    """Where to start: mini (a small pretrained model in models/mini), new (one of its shape
-    with random weights and a vocabulary of this text), gpt2, gpt2-medium, gpt2-large,
-    gpt2-xl, distilgpt2, another name on the hub, or a folder. Default: mini, or new where
-    there is no mini."""
+    model: str = MINI
+    """Where to start: mini (the small pretrained model that comes with gpt2kw), new (one of its
+    shape with random weights and a vocabulary of this text), gpt2, gpt2-medium, gpt2-large,
+    gpt2-xl, distilgpt2, another name on the hub, or a folder."""
     run_name: str = "run1"
     """The run's directory in checkpoint/."""
     steps: int = 1000
@@ -99,8 +98,6 @@ class FinetuneOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", Path(self.text))
-        if not self.model:
-            object.__setattr__(self, "model", usual_start())
         if self.validation is not None:
             object.__setattr__(self, "validation", Path(self.validation))
         whole = ("steps", "batch_size", "accumulate", "save_every", "keep", "validation_documents")
