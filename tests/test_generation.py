@@ -244,9 +244,11 @@ def test_a_prompt_in_the_format_is_continued_as_a_document(generator):
     assert text.title.startswith("My")
 
 
-def test_bad_words_do_not_come(model):
-    options = {"seed": 0, "nsamples": 30, "top_k": 0, "temperature": 3.0}
-    generator = Generator.of(model)
+@pytest.mark.parametrize("backend", ["tensorflow", "ctranslate2"])
+def test_bad_words_do_not_come(model, backend):
+    pytest.importorskip(backend)
+    options = {"seed": 0, "nsamples": 30, "top_k": 0, "temperature": 3.0, "backend": backend}
+    generator = Generator.of(model, backend=backend)
     free = generator.generate(**options)
     assert any({"cat", "dog"} & set(normal_form(title).split()) for title in free)
     for title in generator.generate(**options, bad_words="cat, dog"):

@@ -247,6 +247,7 @@ class Generator:
             no_repeat_ngram=options.no_repeat_ngram,
             stops=rules.stops,
             suppressed=np.flatnonzero(~rules.allowed[: self._tokenizer.size]).tolist(),
+            banned=self._bad_words(options),
             # Beginning the random numbers anew costs a load of the model.
             seed=int(np.random.SeedSequence(numbers).generate_state(1)[0])
             if not first.request and not first.number and not first.rounds
@@ -303,17 +304,21 @@ class Generator:
             transforms.append(repetition_penalty(options.repetition_penalty))
         if options.no_repeat_ngram:
             transforms.append(no_repeat_ngrams(options.no_repeat_ngram))
-        if options.bad_word_list:
-            written = [
-                before + form
-                for word in options.bad_word_list
-                for form in dict.fromkeys((word, word.lower(), word.capitalize(), word.upper()))
-                for before in ("", " ")
-            ]
-            transforms.append(bad_words(tokenizer.encode_content(written)))
+        if banned := self._bad_words(options):
+            transforms.append(bad_words(banned))
         stops = (tokenizer.end,) if options.whole else (tokenizer.end, tokenizer.tag("body"))
         allowed = tokenizer.may_follow_title(self._rows)
         return Rules(allowed, stops, options.max_tokens, tuple(transforms))
+
+    def _bad_words(self, options: GenerateOptions) -> list[list[int]]:
+        """Return the tokens of bad words as they are usually written."""
+        written = [
+            before + form
+            for word in options.bad_word_list
+            for form in dict.fromkeys((word, word.lower(), word.capitalize(), word.upper()))
+            for before in ("", " ")
+        ]
+        return self._tokenizer.encode_content(written)
 
     def _editor(self, options: GenerateOptions, seen: Iterable[str]) -> "_Editor":
         index = None

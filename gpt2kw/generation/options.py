@@ -148,7 +148,7 @@ class GenerateOptions:
                 f"give --nsamples {self.beams} or less",
             )
         if self.backend == "ctranslate2":
-            for name in ("min_p", "typical_p", "bad_words", "beams"):
+            for name in ("min_p", "typical_p", "beams"):
                 default = type(self).__dataclass_fields__[name].default
                 check_option(
                     name,
