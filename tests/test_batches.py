@@ -208,9 +208,9 @@ def test_keywords_in_the_text_may_count_more(corpus_with_forms, tokenizer, dropo
     order = BatchOrder(corpus_with_forms, 4, seed=0, **settings)
     emphasised = set()
     for batch in itertools.chain.from_iterable(epoch(order, number) for number in range(3)):
-        assert set(np.unique(batch.loss_weights)) == {0, 1, 3}
+        assert set(np.unique(batch.loss_weights)) == {0, np.float32(1 / 3), 1}
         assert batch.counted == np.count_nonzero(batch.loss_weights)
-        heavy = np.where(batch.loss_weights == 3, batch.ids, tokenizer.start)
+        heavy = np.where(batch.loss_weights == 1, batch.ids, tokenizer.start)
         for ids, numbers in zip(heavy, batch.documents, strict=True):
             for number in range(1, numbers.max() + 1):
                 own = [token for token in ids[numbers == number] if token != tokenizer.start]
@@ -224,7 +224,8 @@ def test_keywords_that_were_cut_off_have_no_place(tokenizer, tmp_path):
     text.write_text(render(Record(None, "cat dog", "cat " + "so " * 100 + "dog")))
     corpus = corpus_of(text, tokenizer, tmp_path / "cache")
     assert corpus.lengths.tolist() == [64]
-    assert len(corpus.keyword_places(0)) == 1 or corpus.keyword_places(0).max() < 64
+    assert len(corpus.keyword_places(0)) > 0
+    assert corpus.keyword_places(0).max() < 64
 
 
 def test_parts_of_a_batch_have_all_its_documents(corpus):

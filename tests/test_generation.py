@@ -255,6 +255,27 @@ def test_bad_words_do_not_come(model, backend):
         assert not {"cat", "dog"} & set(normal_form(title).split())
 
 
+def test_ctranslate2_is_told_the_bad_words(model, monkeypatch):
+    pytest.importorskip("ctranslate2")
+    generator = Generator.of(model, backend="ctranslate2")
+    engine, written = generator._network, []
+
+    def generate(prompts, **settings):
+        found = type(engine).generate(engine, prompts, **settings)
+        written.extend((tokens, settings["banned"]) for ((tokens, _),) in found)
+        return found
+
+    monkeypatch.setattr(engine, "generate", generate)
+    generator.generate(
+        nsamples=30, top_k=0, temperature=3.0, backend="ctranslate2", bad_words="cat"
+    )
+    assert len(written) >= 30
+    for tokens, banned in written:
+        assert len(banned) == 6
+        runs = [tokens[start : start + len(bad)] for bad in banned for start in range(len(tokens))]
+        assert not [run for run in runs if run in banned]
+
+
 def test_texts_go_to_a_file_as_the_command_writes_them(generator, tmp_path):
     options = {"seed": 0, "nsamples": 3, "prefix": "My", "sample_delim": "===="}
     assert generator.generate_to_file(tmp_path / "out.txt", **options) == 3

@@ -318,11 +318,18 @@ def test_a_checkpoint_that_can_t_be_written_ends_the_run_with_the_one_before(set
 
 def test_accumulating_parts_of_a_batch_is_the_same_step(settings):
     # Several rows, in parts that are not alike.
-    settings |= {"batch_size": 30}
+    settings |= {"batch_size": 30, "keyword_weight": 5.0}
     whole = finetune(**settings | {"run_name": "whole"})
     parts = finetune(**settings | {"accumulate": 3})
     assert parts.loss == pytest.approx(whole.loss, rel=1e-4)
     assert parts.validation_loss == pytest.approx(whole.validation_loss, rel=1e-4)
+
+
+def test_keywords_that_count_more_change_what_is_learned(settings):
+    even = finetune(**settings | {"run_name": "even"})
+    uneven = finetune(**settings | {"keyword_weight": 9.0})
+    assert uneven.tokens == even.tokens
+    assert uneven.validation_loss != pytest.approx(even.validation_loss, rel=1e-3)
 
 
 def test_only_the_transformer_s_layers_and_the_marks_can_be_trained(settings, tiny_model):

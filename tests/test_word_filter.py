@@ -44,6 +44,10 @@ def test_every_word_of_the_built_in_list_is_found():
     assert [word for word in words.words if not words.find(f"so {word} it is")] == []
 
 
+def test_a_word_that_can_not_be_seen_is_in_no_text():
+    assert WordFilter(["\u200b"]).find("A plain text") is None
+
+
 def test_a_file_has_a_word_or_phrase_a_line_and_comments(tmp_path):
     file = tmp_path / "words.txt"
     file.write_text("\ufeff# no pets\ncat\n\n  hot dog   # nor food\ncat\nc#\n", "utf-8")

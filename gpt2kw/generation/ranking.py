@@ -1,5 +1,6 @@
 """Texts that a model wrote, and which of several is the best."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -9,8 +10,13 @@ from gpt2kw.text.normalise import normal_words
 
 _STUFFING = 0.5
 """Nats per token that two keywords side by side are worth."""
-_REPETITION = 0.3
+_REPETITION = 0.4
 """Nats per token that a repeated word is worth: models find what they repeat likely."""
+_LENGTH = 0.4
+"""Nats per token that e times as many words are worth: by the mean alone, texts of hardly more
+than the keywords would win, which are cheap behind a prompt that names them."""
+_LONG = 12
+"""Words from which on more are worth nothing."""
 _SHORT = 3
 """Letters of words that may come again: mostly articles, pronouns and prepositions."""
 
@@ -51,11 +57,13 @@ class Text:
 
         A text with more keywords comes first, then a whole one, then one that was led less
         by force, then the one that is more natural: that the model finds likelier, that
-        does not set keyword beside keyword, and does not say the same twice.
+        does not set keyword beside keyword, does not say the same twice, and is not short.
         """
         oddness = self.nats
         oddness += _STUFFING * keywords_side_by_side(self.title, self.keywords)
         oddness += _REPETITION * repeated_words(self.title, self.keywords)
+        words = min(_LONG, len(self.title.split()))
+        oddness -= _LENGTH * math.log(max(1, words))
         return len(self.missing), not self.document.finished, self.forced, oddness
 
 

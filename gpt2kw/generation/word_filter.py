@@ -23,7 +23,9 @@ class WordFilter:
     def __init__(self, words: Iterable[str]) -> None:
         """Look for these words and phrases."""
         self.words = tuple(dict.fromkeys(words))
-        self._phrases = {tuple(normal_words(word)): word for word in reversed(self.words)}
+        phrases = {tuple(normal_words(word)): word for word in reversed(self.words)}
+        # Of a word that can't be seen nothing is left, which every text would have.
+        self._phrases = {phrase: word for phrase, word in phrases.items() if phrase}
         self._lengths = sorted({len(phrase) for phrase in self._phrases})
 
     @classmethod

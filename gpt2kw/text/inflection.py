@@ -156,11 +156,10 @@ def keyword_pattern(keyword: str) -> re.Pattern[str]:
 def find_keyword(keyword: str, text: str) -> tuple[int, int] | None:
     """Return where `keyword_pattern` first finds a keyword, as start and end, or None."""
     # Most keywords are single words; a pattern for each would take most of the time.
-    if "-" not in keyword:
+    if keyword.isascii() and keyword.isalnum():
         forms = {form.lower() for (form,) in keyword_forms(keyword)}
-        for word in _WORD.finditer(text):
-            if word[0].lower() in forms:
-                return word.span()
+        words = _WORD.finditer(text)
+        return next((word.span() for word in words if word[0].lower() in forms), None)
     found = keyword_pattern(keyword).search(text)
     return found and found.span()
 

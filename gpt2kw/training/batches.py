@@ -174,8 +174,8 @@ class BatchOrder:
         """Order `corpus`; a batch has `batch_size` documents of average length.
 
         A share `category_dropout` of the documents, others each epoch, comes without
-        its category. With `loss_on` "text" the loss begins behind the keywords. In the
-        text the loss of the keywords counts `keyword_weight` times.
+        its category. With `loss_on` "text" the loss begins behind the keywords. The loss
+        of a keyword, where the text first has it, counts `keyword_weight` times as much.
         """
         self._corpus = corpus
         self._seed = seed
@@ -250,8 +250,10 @@ class BatchOrder:
     def _weights(self, number: int, with_category: bool) -> np.ndarray:
         """Return the weights of the losses of a document's tokens, float32 [tokens]."""
         corpus = self._corpus
-        weights = np.ones(corpus.lengths[number], np.float32)
-        weights[corpus.keyword_places(number)] = self._keyword_weight
+        # None is above 1: float16 overflows sooner, before the loss scale could help.
+        highest = max(1.0, self._keyword_weight)
+        weights = np.full(corpus.lengths[number], 1 / highest, np.float32)
+        weights[corpus.keyword_places(number)] = self._keyword_weight / highest
         dropped = 0 if with_category else int(corpus.categories[number])
         weights[: corpus.texts[number] + 1 if self._on_text else 1 + dropped] = 0
         return weights[dropped:]

@@ -61,8 +61,9 @@ class FinetuneOptions:
     loss_on: Literal["all", "text"] = "all"
     """What is learned: every token, or only what follows the keywords."""
     keyword_weight: float = 1.0
-    """How many times the words of the text that are its keywords count in what is learned.
-    More than 1: texts have more of the keywords by themselves, at some cost in likelihood."""
+    """How much more a keyword counts in what is learned than the other words, where the text
+    first has it. Above 1, texts have more of their keywords by themselves, and are a little
+    less likely."""
     validation: Path | None = None
     """Validation text. Default: the file that encode wrote beside the training text."""
     validate_every: int = 250

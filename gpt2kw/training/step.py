@@ -112,7 +112,7 @@ class TrainStep:
         self._adapt_loss_scale()
         counted = batch.counted
         # Of documents that were cut before what is learned of them nothing counts.
-        share = np.float32(self.loss_scale / max(1, batch.loss_weights.sum()))
+        share = np.float32(self.loss_scale / (batch.loss_weights.sum() or 1))
         unscale = np.float32(1 / self.loss_scale)
         if self._accumulate == 1:
             nats, norm = self._train(*self._split(batch), self._dropout_seed(step), share, unscale)

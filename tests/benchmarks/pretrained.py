@@ -8,7 +8,7 @@ fine-tunes from each start on the titles of TABLE for so many steps, each time f
 and with the command's own defaults, and prints how likely the held-out titles are then, each
 behind its keywords: in nats per word, since a new model has tokens of its own. Held out are those
 of TABLE that are in HELDOUT, a validation text of `make mini`, from which mini was kept as well;
-they and titles like them are taken out of what is learned here. The seconds are the whole
+they are taken out of what is learned here, however they are punctuated. The seconds are the whole
 command's. With options they are finetune's own, for every run.
 """
 
@@ -34,7 +34,7 @@ def split(table: Path, field: str, heldout: Path, folder: Path) -> tuple[Path, P
     from gpt2kw.text.format import Record, iter_documents, render
 
     def known(title: str) -> str:
-        return as_title(Text("title", title)).casefold()
+        return as_title(Text("", "title", title)).casefold()
 
     with open(table, encoding="utf-8", newline="") as file:
         titles = [row[field] for row in csv.DictReader(file) if row[field]]
@@ -42,17 +42,16 @@ def split(table: Path, field: str, heldout: Path, folder: Path) -> tuple[Path, P
     documents = [d.record for d in iter_documents(read_chunks(heldout))]
     kept = [record for record in documents if known(record.title) in here]
     apart = {known(record.title) for record in kept}
-    (folder / "rest.txt").write_text(
-        "".join(f"{title}\n" for title in titles if known(title) not in apart), "utf-8"
-    )
+    rest = [" ".join(title.split()) for title in titles if known(title) not in apart]
+    (folder / "rest.txt").write_text("".join(f"{title}\n" for title in rest), "utf-8")
     text, other = folder / "text.txt", folder / "heldout.txt"
     encode_keywords(
-        EncodeOptions(source=(folder / "rest.txt",), output=text, validation_fraction=0)
+        EncodeOptions(source=str(folder / "rest.txt"), output=text, validation_fraction=0)
     )
     records = (Record(None, record.keywords, record.title) for record in kept)
     other.write_text("".join(f"{render(record)}\n" for record in records), "utf-8")
     print(
-        f"{table.name}: {len(titles) - len(apart):,} titles to learn, {len(apart):,} held out, "
+        f"{table.name}: {len(rest):,} titles to learn, {len(apart):,} held out, "
         f"with {len(kept):,} lists of keywords\n"
     )
     return text, other
