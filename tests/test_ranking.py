@@ -21,6 +21,8 @@ def text(title, finished=True, keywords=("cat", "piano"), nats=2.0, forced=0, bo
         (text("A cat at the piano", nats=2.4), text("At the cat piano", nats=2.0)),
         (text("A cat at the piano", nats=2.2), text("A cat, a cat, a piano", nats=2.0)),
         (text("A cat likes the piano", nats=2.2), text("A piano cat likes likes", nats=2.0)),
+        (text("A cat plays the old piano", nats=2.2), text("Cat, piano", nats=2.0)),
+        (text("A cat " + "so " * 10, nats=2.0), text("A cat " + "so " * 30, nats=2.1)),
     ],
 )
 def test_texts_are_ranked_by_keywords_then_form_then_how_natural_they_are(better, worse):
