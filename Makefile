@@ -91,7 +91,7 @@ RECIPE := models/recipe/build
 KINDS := --category-field kind --body-field body --validation-fraction 0.03
 STAGE1 := --steps 13300 --batch-size 128 --learning-rate 0.0012 --warmup-steps 200 --weight-decay 0.1 \
   --dropout 0 --validate-every 300 --validation-documents 1500 --save-every 150 --sample-every 600 \
-  --sample-keywords "cats garden" --keyword-weight 5
+  --sample-keywords "cats garden" --keyword-weight 2
 # Without a category it shall write titles: so half of them are shown without theirs.
 STAGE2 := --steps 400 --batch-size 128 --learning-rate 0.0003 --warmup-steps 20 --weight-decay 0.1 \
   --dropout 0.1 --category-dropout 0.5 --validate-every 50 --save-every 50 --validation-documents 2000
