@@ -50,9 +50,12 @@ setup(
         # The wheels for Python 3.13 begin with 4.6.
         "ctranslate2": ["ctranslate2>=4.6,<5"],
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+        # For the trigrams of English that `evaluate --judge trigrams` judges texts by.
+        "judge": ["pocketsphinx>=5.0.3,<6"],
         "dev": [
             "ctranslate2>=4.6,<5",
             "hypothesis>=6.100",
+            "pocketsphinx>=5.0.3,<6",
             "psutil>=6",
             "pytest>=8",
             "pytest-xdist>=3.6",

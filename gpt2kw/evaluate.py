@@ -4,6 +4,7 @@ import logging
 
 from gpt2kw.command import run_command
 from gpt2kw.evaluation.options import EvaluateOptions
+from gpt2kw.model.frozen import freeze_weights
 
 log = logging.getLogger("gpt2kw")
 
@@ -13,6 +14,7 @@ def _evaluate(options: EvaluateOptions) -> None:
     from gpt2kw.evaluation.measuring import evaluate
     from gpt2kw.evaluation.table import table_lines
 
+    freeze_weights()
     report = evaluate(options, progress=True)
     for line in table_lines(report):
         print(line)

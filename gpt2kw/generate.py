@@ -5,12 +5,14 @@ import sys
 
 from gpt2kw.command import parse_options, run_command
 from gpt2kw.generation.options import GenerateOptions as Options
+from gpt2kw.model.frozen import freeze_weights
 from gpt2kw.text.files import atomic_writer_or_stdout
 
 log = logging.getLogger("gpt2kw")
 
 
 def _generate(options: Options) -> None:
+    freeze_weights()
     if options.prompts:
         _generate_many(options)
         return

@@ -142,6 +142,34 @@ def test_a_killed_process_costs_a_few_steps_and_a_signal_to_the_driver_ends_all(
     assert [path.name for path in RUN.parent.glob("run1*")] == ["run1", "run1.1"]
 
 
+def test_float16_lowers_its_scale_and_learns_the_same(settings, losses_of_one):
+    finetune(**settings | {"precision": "float16", "steps": 30})
+    state = json.loads((RUN / "ckpt-30/state.json").read_text())["training"]["step"]
+    assert state["steps_at_scale"] == 30
+    assert losses() == [(step, pytest.approx(loss, rel=0.01)) for step, loss in losses_of_one[:4]]
+
+
+def test_all_processes_stop_when_validation_gets_no_better(settings):
+    rising = {"learning_rate": 0.5, "warmup_steps": 0, "validate_every": 1, "spike": 0.0}
+    report = finetune(**settings | rising | {"patience": 2, "sample_every": 0})
+    assert report.ended_by == "patience"
+    # They learn of it from the chief, a step later.
+    assert report.step - report.best[0] in (2, 3)
+    assert Run(RUN).latest().step == report.step
+
+
+def test_processes_go_back_together_when_the_loss_jumps_and_give_up_together(settings, caplog):
+    quiet = {"validate_every": 0, "sample_every": 0, "learning_rate": 0.001, "save_every": 100}
+    alone = {"address": None, "workers": 0}
+    finetune(**settings | quiet | alone | {"steps": 100})
+    wild = quiet | {"learning_rate": 0.9, "steps": 200, "spike": 0.5}
+    with caplog.at_level("WARNING", "gpt2kw"):
+        with pytest.raises(UserError, match=r"the loss .* at step 1\d0, after going back 3 times"):
+            finetune(**settings | wild)
+    assert caplog.text.count("going on from checkpoint/run1/ckpt-100, past the documents") == 3
+    assert Run(RUN).latest().step == 100
+
+
 def test_an_error_of_a_process_is_raised_once_as_it_is(settings):
     with pytest.raises(UserError, match="only punctuation"):
         finetune(**settings | {"sample_keywords": "!!!", "workers": 1})

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from gpt2kw.evaluation.figures import Column, Figure, coverage_figures, finish_f
 from gpt2kw.evaluation.likelihood import Scorer, find_judge, perplexity
 from gpt2kw.evaluation.options import EvaluateOptions
 from gpt2kw.evaluation.report import compare
+from gpt2kw.evaluation.trigrams import Trigrams, check_trigrams
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.model.folder import Model
 from gpt2kw.model.runs import Run
@@ -180,6 +182,34 @@ def test_a_judge_reads_the_text_alone(tiny_model):
     short, long = scorer.alone(["My cat", "My cat stares at the wall"])
     assert 0 < short.nats < long.nats
     assert short.tokens < long.tokens
+
+
+def test_trigrams_judge_whether_neighbouring_words_go_together():
+    judge = Trigrams()
+    people = "a dog is running on the beach with a ball in its mouth"
+    shuffled = " ".join(sorted(people.split()))
+    by_people, mixed, same = judge.alone([people, shuffled, people.title() + "!"])
+    assert by_people == same
+    assert by_people.tokens == mixed.tokens == 13
+    assert by_people.nats < 0.75 * mixed.nats
+    # From the model's file: the logarithm of its share behind the start of a text.
+    assert judge.alone(["the"])[0] == (pytest.approx(2.92, abs=0.01), 1, 0)
+
+
+def test_trigrams_leave_out_what_they_do_not_know():
+    judge = Trigrams()
+    alone = judge.alone(["", "2003", "I don\u2019t like zzgzz"])
+    assert alone[:2] == [(0, 0, 0), (0, 0, 1)]
+    assert alone[2] == (pytest.approx(judge.alone(["I don't like"])[0].nats), 3, 1)
+    # Nothing is judged by a word before the unknown one.
+    split, apart = judge.alone(["zzgzz the", "the zzgzz the"])
+    assert apart.nats - judge.alone(["the"])[0].nats == pytest.approx(split.nats)
+
+
+def test_without_pocketsphinx_trigrams_are_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pocketsphinx", None)
+    with pytest.raises(UserError, match=r"--judge trigrams needs pocketsphinx; pip install"):
+        check_trigrams()
 
 
 # The whole

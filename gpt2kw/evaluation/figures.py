@@ -13,7 +13,7 @@ from gpt2kw.evaluation.coverage import Forms, are_side_by_side, coverage
 from gpt2kw.evaluation.data import Prompt, Texts, Training, text_of
 from gpt2kw.evaluation.diversity import distinct, self_bleu
 from gpt2kw.evaluation.form import length_counts, length_distance
-from gpt2kw.evaluation.likelihood import Score, perplexity
+from gpt2kw.evaluation.likelihood import Judge, Score, perplexity
 from gpt2kw.evaluation.novelty import (
     ORDERS,
     Nearest,
@@ -267,3 +267,19 @@ def perplexity_figure(
                 rows[row] += score.nats, units
     measured = Measurement(rows, perplexity)
     return Figure("perplexity", name, measured, "low", False, (perplexity,))
+
+
+def judge_figures(
+    column: Column, scores: Sequence[Sequence[Score | None]], judge: Judge
+) -> Iterator[Figure]:
+    """Yield how likely the judge finds the texts, and how much of them it does not know."""
+    words = None if judge.tokens_are_words else column.words
+    yield perplexity_figure("by the judge, per word", scores, words)
+    if judge.tokens_are_words:
+        found = [[score for score in some if score] for some in scores]
+        rows = [
+            [sum(s.unknown for s in some), sum(s.unknown + s.tokens for s in some)]
+            for some in found
+        ]
+        measured = Measurement.of(rows)
+        yield Figure("perplexity", "unknown to the judge", measured, "low", True, (type(judge),))

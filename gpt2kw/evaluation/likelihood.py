@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -32,10 +32,11 @@ def perplexity(sums: np.ndarray) -> np.ndarray:
 
 
 class Score(NamedTuple):
-    """The summed loss of a text's tokens, and how many those are."""
+    """The summed loss of a text's tokens, how many those are, and how many were left out."""
 
     nats: float
     tokens: int
+    unknown: int = 0
 
 
 def load_measured(folder: Path) -> Model:
@@ -51,6 +52,16 @@ def load_measured(folder: Path) -> Model:
             f"fine-tune it first: python -m gpt2kw.finetune TEXT --model {folder}",
         )
     return model
+
+
+class Judge(Protocol):
+    """Says how likely the texts of others are."""
+
+    tokens_are_words: bool
+    """Whether what it counts are words."""
+
+    def alone(self, texts: Sequence[str]) -> "Sequence[Score | None]":
+        """Return the loss of each text by itself, without its end; None if it can't be told."""
 
 
 def find_judge(name: str, measured: Iterable[Path]) -> Path:
@@ -70,6 +81,8 @@ def find_judge(name: str, measured: Iterable[Path]) -> Path:
 
 class Scorer:
     """Measures texts with a model, in float32 and without dropout."""
+
+    tokens_are_words = False
 
     def __init__(self, model: Model) -> None:
         weights = {name: tf.constant(weight) for name, weight in model.weights.items()}

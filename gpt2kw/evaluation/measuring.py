@@ -4,7 +4,7 @@ import logging
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,15 +29,17 @@ from gpt2kw.evaluation.figures import (
     diversity_figures,
     finish_figures,
     form_figures,
+    judge_figures,
     likenesses,
     novelty_figures,
     perplexity_figure,
     quality_figures,
 )
-from gpt2kw.evaluation.likelihood import Score, Scorer, find_judge, load_measured
+from gpt2kw.evaluation.likelihood import Judge, Score, Scorer, find_judge, load_measured
 from gpt2kw.evaluation.options import SETTINGS, EvaluateOptions
 from gpt2kw.evaluation.page import write_report
 from gpt2kw.evaluation.report import Flagged, Report, Sample, Work, compare
+from gpt2kw.evaluation.trigrams import TRIGRAMS, Trigrams, check_trigrams
 from gpt2kw.evaluation.words import words
 from gpt2kw.evaluation.writing import Written, write
 from gpt2kw.generation.options import GenerateOptions
@@ -72,7 +74,7 @@ def evaluate(
     start = time.monotonic()
     folders = _find_models(options)
     check_output_folder(options.folder)
-    judge = find_judge(options.judge, folders.values()) if options.judge else None
+    judge = _find_judge(options, folders.values())
     training_text, why_not = _find_training(options, next(iter(folders.values())))
     evaluation = _Evaluation(options, training_text, progress)
     if why_not:
@@ -81,7 +83,8 @@ def evaluate(
         evaluation.measure_model(name, folder)
     evaluation.measure_texts()
     if judge:
-        evaluation.judge(judge)
+        # Loaded late, so that the models' use of memory is their own.
+        evaluation.judge(judge())
     else:
         evaluation.notes.append("without --judge no other model says how likely the texts are")
     report = evaluation.report(time.monotonic() - start)
@@ -95,6 +98,17 @@ def _find_models(options: EvaluateOptions) -> dict[str, Path]:
     for name in options.model:
         found[f"{name} (model)" if name in found else name] = find_model(name)
     return found
+
+
+def _find_judge(options: EvaluateOptions, measured: Iterable[Path]) -> Callable[[], Judge] | None:
+    """Return what loads the judge, if there is to be one."""
+    if not options.judge:
+        return None
+    if options.judge == TRIGRAMS:
+        check_trigrams()
+        return Trigrams
+    folder = find_judge(options.judge, measured)
+    return lambda: Scorer(Model.load(folder))
 
 
 def _find_training(options: EvaluateOptions, folder: Path) -> tuple[Path | None, str]:
@@ -249,14 +263,12 @@ class _Evaluation:
         column = self._comparisons.get(PEOPLE)
         return _flat_lengths(column) if column else []
 
-    def judge(self, folder: Path) -> None:
+    def judge(self, judge: Judge) -> None:
         """Measure how likely another model finds the texts."""
-        scorer = Scorer(Model.load(folder))
         for name, column in self._columns.items():
-            scores = scorer.alone([text for some in column.strings for text in some])
+            scores = judge.alone([text for some in column.strings for text in some])
             by_prompt = _regrouped(scores, column.texts)
-            figure = perplexity_figure("by the judge, per word", by_prompt, column.words)
-            self._figures[name].append(figure)
+            self._figures[name] += judge_figures(column, by_prompt, judge)
 
     def report(self, seconds: float) -> Report:
         """Return what was found."""

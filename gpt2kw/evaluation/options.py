@@ -51,8 +51,9 @@ class EvaluateOptions:
     training: Path | None = None
     """Training text to look for copies in. Default: that of the first run, if it is still there."""
     judge: str | None = None
-    """A model that measures how likely the texts are, and is none of those that wrote them:
-    a run's name, a folder, or a name on the hub."""
+    """What measures how likely the texts are, and is none of the models that wrote them: a run's
+    name, a folder, a name on the hub, or trigrams (of English words, which need no download
+    but the package pocketsphinx)."""
     keywords_field: str = "keywords"
     """Of a table: the column of keywords."""
     keyword_sep: str | None = None

@@ -26,6 +26,7 @@ from gpt2kw.generation.output import lines
 from gpt2kw.generation.ranking import LeftOut, Text
 from gpt2kw.generation.word_filter import WordFilter
 from gpt2kw.model.folder import Model
+from gpt2kw.model.frozen import freeze_weights
 from gpt2kw.model.named import load_model
 from gpt2kw.model.runs import checksum
 from gpt2kw.text.files import check_not_source
@@ -390,6 +391,7 @@ class _Worker:
     """A process on the cluster."""
 
     def __init__(self) -> None:
+        freeze_weights()
         self._writer: _Writer | None = None
 
     def run(

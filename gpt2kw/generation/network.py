@@ -14,6 +14,7 @@ import numpy as np
 
 from gpt2kw.model.backend import tf
 from gpt2kw.model.folder import EMBEDDING
+from gpt2kw.model.frozen import keep_ready
 
 _POSITIONS = "transformer.wpe.weight"
 _WIDTH = 16
@@ -73,7 +74,11 @@ class CachedNetwork:
         self._lock = threading.Lock()
         self._search: Search
         self._steps_left = 0
+        self._spare = 0
+        """Copies of the last row, which the search does not see."""
         changing = any(isinstance(weight, tf.Variable) for weight in weights.values())
+        if not changing:
+            keep_ready(dtype.name)
         self._ready = None if changing else self._prepare()
         number = tf.TensorSpec([], tf.int32)
         numbers = tf.TensorSpec([None], tf.int32)
@@ -113,6 +118,7 @@ class CachedNetwork:
             total = self._columns_for(columns)
             logits, highest, sums, *cache = self._read(ids, lengths, total)
             behind = (values.numpy()[rows] for values in (logits, highest, sums))
+            self._spare = 0
             tokens, parents, _ = self._ask(*behind)
             rows = rows[parents]
             while len(going := search.compact()):
@@ -122,10 +128,11 @@ class CachedNetwork:
                 # Rows that have ended may have been the longest, but a cache does not shrink.
                 old, total = total, max(total, self._columns_for(columns))
                 self._steps_left = steps = int(total - columns.max())
-                tokens, *cache = self._add[search.reorders](
-                    rows, tokens, columns, old, total, *cache
-                )
-                tokens, rows = tokens.numpy(), np.arange(len(tokens), dtype=np.int32)
+                self._spare = max(0, _LEAST_ROWS - len(rows))
+                with_spare = (np.pad(a, (0, self._spare), "edge") for a in (rows, tokens, columns))
+                tokens, *cache = self._add[search.reorders](*with_spare, old, total, *cache)
+                tokens = tokens.numpy()[: len(rows)]
+                rows = np.arange(len(rows), dtype=np.int32)
                 columns += steps - self._steps_left
 
     def _columns_for(self, columns: np.ndarray) -> np.int32:
@@ -161,9 +168,9 @@ class CachedNetwork:
         weights = self._ready or self._prepare()
         count, width = tf.unstack(tf.shape(ids))
         x = tf.gather(weights.tokens, ids) + weights.positions[:width]
-        x = tf.reshape(x, [-1, self._width])
+        x = _centred(tf.reshape(x, [-1, self._width]))
         # Over all columns, for sums over few are added up in ways of their own.
-        later = tf.range(total)[None, :] > tf.range(width)[:, None]
+        hidden = _hidden(tf.range(total)[None, :] > tf.range(width)[:, None])
         cache = []
 
         def attend(joint):
@@ -172,7 +179,7 @@ class CachedNetwork:
             behind = [[0, 0], [0, 0], [0, total - width], [0, 0]]
             key, value = tf.pad(key, behind), tf.pad(value, behind)
             cache.extend(tf.reshape(part, [-1, self._size]) for part in (key, value))
-            mixed = self._mix(query, key, value, later)
+            mixed = self._mix(query, key, value, hidden)
             return tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [-1, self._width])
 
         for block in weights.blocks:
@@ -208,7 +215,9 @@ class CachedNetwork:
     def _ask(self, logits, highest, sums):
         # Behind full vectors TensorFlow's logarithm rounds otherwise than inside.
         totals = (highest + np.log(sums.astype(np.float64))).astype(np.float32)
-        tokens, parents, goes_on = self._search.choose(logits, totals)
+        seen = len(logits) - self._spare
+        tokens, parents, goes_on = self._search.choose(logits[:seen], totals[:seen])
+        tokens, parents = (np.pad(each, (0, self._spare), "edge") for each in (tokens, parents))
         self._steps_left -= 1
         return tokens, parents, np.bool_(goes_on and self._steps_left > 0)
 
@@ -221,8 +230,8 @@ class CachedNetwork:
     def _step(self, weights, tokens, columns, cache, total):
         """Return what `_logits` does behind one more token of each row, and the cache."""
         count = tf.shape(tokens)[0]
-        x = tf.gather(weights.tokens, tokens) + tf.gather(weights.positions, columns)
-        later = (tf.range(total)[None] > columns[:, None])[:, None, None]
+        x = _centred(tf.gather(weights.tokens, tokens) + tf.gather(weights.positions, columns))
+        hidden = _hidden((tf.range(total)[None] > columns[:, None])[:, None, None])
         heads = tf.range(count)[:, None] * self._heads + tf.range(self._heads)
         places = tf.reshape(heads * total + columns[:, None], [-1])
         parts, written = iter(cache), []
@@ -238,87 +247,110 @@ class CachedNetwork:
                 part = tf.ensure_shape(part, [None, self._size])
                 written.append(part)
                 whole.append(tf.reshape(part, [count, self._heads, total, self._size]))
-            mixed = self._mix(query[:, :, None], *whole, later)
+            mixed = self._mix(query[:, :, None], *whole, hidden)
             return tf.reshape(mixed, [-1, self._width])
 
         for block in weights.blocks:
             x = self._block(x, block, attend)
         return (*self._logits(weights, x), written)
 
-    def _mix(self, query, key, value, later):
+    def _mix(self, query, key, value, hidden):
         """Return attention's output, [rows, heads, queries, size of a head]."""
         scores = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)
-        shares = tf.nn.softmax(tf.where(later, -1e9, scores / math.sqrt(self._size)))
+        shares = tf.nn.softmax(scores + hidden)
         return tf.matmul(tf.cast(shares, self._dtype), value)
 
     def _block(self, x, block, attend):
         """Return float32 [tokens, width] behind one layer."""
-        joint = self._linear(self._norm(x, *block.norm_1), *block.joint)
-        x += tf.cast(self._linear(attend(joint), *block.out), tf.float32)
-        inner = self._linear(self._norm(x, *block.norm_2), *block.wide)
+        joint = self._linear(self._normal(x), block.joint)
+        x += tf.cast(self._linear(attend(joint), block.out), tf.float32)
+        inner = self._linear(self._normal(x), block.wide)
         inner = tf.nn.gelu(inner, approximate=True)
-        return x + tf.cast(self._linear(inner, *block.narrow), tf.float32)
+        return x + tf.cast(self._linear(inner, block.narrow), tf.float32)
 
-    def _at_least(self, rows, x):
-        return tf.pad(x, [[0, tf.maximum(0, rows - tf.shape(x)[0])], [0, 0]])
+    def _linear(self, x, parts):
+        pieces = tf.split(x, [weight.shape[0] for weight, _ in parts], axis=1)
+        products = [
+            tf.nn.bias_add(tf.matmul(piece, weight), bias)
+            for piece, (weight, bias) in zip(pieces, parts, strict=True)
+        ]
+        return tf.add_n(products) if len(products) > 1 else products[0]
 
-    def _linear(self, x, parts, bias):
-        count = tf.shape(x)[0]
-        x = self._at_least(_LEAST_ROWS, x)
-        pieces = tf.split(x, [part.shape[0] for part in parts], axis=1)
-        products = [tf.matmul(piece, part) for piece, part in zip(pieces, parts, strict=True)]
-        total = tf.add_n(products) if len(products) > 1 else products[0]
-        return tf.nn.bias_add(total, bias)[:count]
+    def _normal(self, x):
+        return tf.cast(self._scaled(x), self._dtype)
 
-    def _norm(self, x, gain, bias):
-        centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
-        variance = tf.reduce_mean(centred * centred, axis=-1, keepdims=True)
+    def _scaled(self, x):
+        """Return float32 [tokens, width] with a variance of 1, from such with a mean of 0."""
+        variance = tf.reduce_mean(x * x, axis=-1, keepdims=True)
         # Roots and quotients are exact; rsqrt is not the same inside and behind full vectors.
         # Without the maximum, which changes nothing, TensorFlow would make an rsqrt of them.
-        normal = centred / tf.maximum(tf.sqrt(variance + self._epsilon), 0.0)
-        return tf.cast(normal * gain + bias, self._dtype)
+        return x / tf.maximum(tf.sqrt(variance + self._epsilon), 0.0)
 
     def _logits(self, weights, x):
         """Return logits, float32 [rows, vocabulary], each row's highest and its sum of powers."""
-        hidden = self._norm(x, *weights.final_norm)
-        hidden = self._at_least(_LEAST_ROWS_OF_LOGITS, hidden)
-        logits = tf.cast(tf.matmul(hidden, weights.centred, transpose_b=True), tf.float32)
+        gain, bias = weights.final_norm
+        hidden = tf.cast(self._scaled(x) * gain + bias, self._dtype)
+        missing = tf.maximum(0, _LEAST_ROWS_OF_LOGITS - tf.shape(x)[0])
+        hidden = tf.pad(hidden, [[0, missing], [0, 0]])
+        logits = tf.nn.bias_add(tf.matmul(hidden, weights.output, transpose_b=True), weights.zeros)
         common = tf.reduce_sum(tf.cast(hidden, tf.float32) * weights.mean, axis=1, keepdims=True)
-        logits = (logits + common)[: tf.shape(x)[0]]
+        logits = (tf.cast(logits, tf.float32) + common)[: tf.shape(x)[0]]
         highest = tf.reduce_max(logits, axis=1, keepdims=True)
         return logits, highest[:, 0], tf.reduce_sum(tf.exp(logits - highest), axis=1)
 
     def _prepare(self) -> "_Prepared":
-        """Return the weights in the types and parts in which they are used."""
+        """Return the weights in the types and parts in which they are used.
+
+        What a layer adds has a mean of 0 (no norm sees more of it), and what scales and
+        shifts a norm's result stands in the weights behind it: so a step has fewer operations.
+        """
         get = {name: tf.convert_to_tensor(weight) for name, weight in self._weights.items()}.get
-        pairs = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
 
         def pair(name):
             weight, bias = get(f"transformer.{name}.weight"), get(f"transformer.{name}.bias")
-            bias = tf.reshape(bias, [-1])
-            if len(weight.shape) == 1:
-                return weight, bias
-            count = -(-weight.shape[0] // _LONGEST_SUM)
-            parts = tf.split(tf.cast(weight, self._dtype), _even(weight.shape[0], count))
-            return parts, tf.cast(bias, self._dtype)
+            return weight, tf.reshape(bias, [-1])
 
-        blocks = [
-            _Block(*(pair(f"h.{layer}.{name}") for name in pairs)) for layer in range(self._layers)
-        ]
+        def behind_norm(norm, name):
+            (gain, shift), (weight, bias) = pair(norm), pair(name)
+            return gain[:, None] * weight, bias + tf.linalg.matvec(weight, shift, transpose_a=True)
+
+        def centred(name):
+            return (_centred(part) for part in pair(name))
+
+        def in_parts(weight, bias):
+            count = -(-weight.shape[0] // _LONGEST_SUM)
+            weights = tf.split(tf.cast(weight, self._dtype), _even(weight.shape[0], count))
+            bias = tf.cast(bias, self._dtype)
+            # Each part has a bias, for products without one are not kept ready; see _linear.
+            return list(zip(weights, [bias] + [tf.zeros_like(bias)] * (count - 1), strict=True))
+
+        # Of the joint queries, keys and values, the first.
+        scale = np.ones(3 * self._width, np.float32)
+        scale[: self._width] /= math.sqrt(self._size)
+        blocks = []
+        for h in (f"h.{layer}" for layer in range(self._layers)):
+            joint, bias = behind_norm(f"{h}.ln_1", f"{h}.attn.c_attn")
+            blocks.append(
+                _Block(
+                    in_parts(joint * scale, bias * scale),
+                    in_parts(*centred(f"{h}.attn.c_proj")),
+                    in_parts(*behind_norm(f"{h}.ln_2", f"{h}.mlp.c_fc")),
+                    in_parts(*centred(f"{h}.mlp.c_proj")),
+                )
+            )
         tokens = get(EMBEDDING)
         # Logits have a large part in common, which leaves bfloat16 few digits for the rest.
         mean = tf.reduce_mean(tokens, axis=0)
-        centred = tf.cast(tokens - mean, self._dtype)
-        return _Prepared(tokens, get(_POSITIONS), blocks, pair("ln_f"), centred, mean)
+        output = tf.cast(tokens - mean, self._dtype)
+        zeros = tf.zeros(len(output), self._dtype)
+        return _Prepared(tokens, get(_POSITIONS), blocks, pair("ln_f"), output, zeros, mean)
 
 
 class _Block(NamedTuple):
-    """A layer's weights with their biases; those of products in parts."""
+    """A layer's weights in parts, each with a bias."""
 
-    norm_1: Any
     joint: Any
     out: Any
-    norm_2: Any
     wide: Any
     narrow: Any
 
@@ -328,9 +360,20 @@ class _Prepared(NamedTuple):
     positions: Any
     blocks: list[_Block]
     final_norm: Any
-    centred: Any
+    output: Any
     """The embedding less `mean`, in the reduced precision."""
+    zeros: Any
     mean: Any
+
+
+def _centred(x):
+    """Take the mean off what is along the last axis."""
+    return x - tf.reduce_mean(x, axis=-1, keepdims=True)
+
+
+def _hidden(later):
+    """Return what hides columns when it is added to attention's scores."""
+    return tf.where(later, -1e9, 0.0)
 
 
 def _even(length: int, count: int) -> list[int]:

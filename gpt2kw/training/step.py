@@ -9,6 +9,7 @@ import numpy as np
 from gpt2kw.errors import UserError
 from gpt2kw.model.backend import choose_precision, tf
 from gpt2kw.model.folder import EMBEDDING, Model
+from gpt2kw.model.frozen import check_weights_may_change
 from gpt2kw.model.keras import keras_weights, named_variables, to_keras
 from gpt2kw.training.batches import Batch
 from gpt2kw.training.network import Network
@@ -68,6 +69,7 @@ class TrainStep:
         self._clip_norm = options.clip_norm
         self._accumulate = options.accumulate
         self._seed = options.seed
+        check_weights_may_change()
         dtype = choose_precision(options.precision)
         self._scaled = dtype == tf.float16
         self.loss_scale = _LOSS_SCALE if self._scaled else 1.0

@@ -58,7 +58,9 @@ def gpt2kw_way(task: Task, way: str) -> Write:
     from gpt2kw.generation.sampling import Rules, Sampler, Sampling
     from gpt2kw.model.backend import choose_precision
     from gpt2kw.model.folder import Model
+    from gpt2kw.model.frozen import freeze_weights
 
+    freeze_weights()
     model = Model.load(Path(task.model))
     network = CachedNetwork(model.weights, model.config, choose_precision("auto"))
     # Nothing ends a text, for all ways write as many tokens.
