@@ -1,6 +1,7 @@
 """Generating: agreement with transformers, sampling, and what users ask for."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from conftest import with_clear_choices
 
 from gpt2kw import Generator
 from gpt2kw.errors import UserError
+from gpt2kw.generation.asking import Portion
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.model.folder import EMBEDDING, About, Model
 from gpt2kw.model.runs import Run
@@ -196,6 +198,22 @@ def test_unique_texts_differ_in_more_than_case(model):
     options = GenerateOptions(nsamples=20, seed=0, unique=True, max_tokens=1, top_k=3)
     titles = [text.title for text in Generator.of(model).write([options], options)]
     assert len(titles) == len({normal_form(title) for title in titles}) > 1
+
+
+def test_texts_of_one_request_differ_where_they_can(model):
+    fields = {"keywords": "cat", "keyword_mode": "prefer", "candidates": 40, "seed": 0}
+    options = GenerateOptions(**fields, nsamples=4, max_tokens=5, top_k=2)
+    generator = Generator.of(model)
+    alike = generator.outcomes([Portion(options, 0, range(4))], options)
+    assert len({normal_form(text.title) for text in alike}) < 4
+    titles = {0: [], 1: [], 2: []}
+    for text in generator.write([options, replace(options, keywords="dog"), options], options):
+        titles[text.request].append(normal_form(text.title))
+    assert [(len(some), len(set(some))) for some in titles.values()] == [(4, 4)] * 3
+    # Another request may have the same ones.
+    assert set(titles[0]) & set(titles[2])
+    # What can't differ is repeated rather than left out.
+    assert len(generator.generate(options, top_k=1)) == 4
 
 
 def test_novel_leaves_out_copies_of_training_titles(model, tmp_path, caplog):

@@ -146,13 +146,14 @@ class Generator:
 
         Requests have their own keywords, category, prefix, prompt and nsamples; all else
         is as in `options`. They are taken when there is room for them. A text depends on
-        the seed and on its request and place alone, not on what is made beside it.
+        the seed, and on its request and those of its texts that come before; not on what is
+        made beside it. These differ, but where all candidates repeat one of them.
 
         Raises:
             UserError: a request can't be used with this model.
         """
         left_out: collections.Counter[str] = collections.Counter()
-        for outcome in self.outcomes(self._whole(requests), options):
+        for outcome in self._outcomes(self._whole(requests), options, distinct=True):
             if isinstance(outcome, Text):
                 yield outcome
             else:
@@ -172,19 +173,30 @@ class Generator:
         """Yield what becomes of each text of the portions, in order.
 
         As `write`, but for requests that need not begin with the first or be whole: so
-        work can be shared out and taken up again, and gives the same texts.
+        work can be shared out and taken up again, and gives the same texts. Two of a request
+        may be the same, for none depends on another.
 
         Args:
             portions: are taken when there is room for them.
             options: what all of them share; without a seed, one is drawn.
             seen: with `unique`, the normal forms of titles that must not come again.
         """
+        return self._outcomes(portions, options, seen)
+
+    def _outcomes(
+        self,
+        portions: Iterable[Portion],
+        options: GenerateOptions,
+        seen: Iterable[str] = (),
+        *,
+        distinct: bool = False,
+    ) -> Iterator[Text | LeftOut]:
         if isinstance(self._network, CachedNetwork) != (options.backend == "tensorflow"):
             raise UserError(
                 f"--backend is {options.backend!r}, and the model was loaded for another",
                 "load it with this backend",
             )
-        editor = self._editor(options, seen)
+        editor = self._editor(options, seen, distinct)
         if options.beams:
             return self._search(portions, options, editor)
         return self._draw(portions, options, editor)
@@ -247,7 +259,7 @@ class Generator:
             no_repeat_ngram=options.no_repeat_ngram,
             stops=rules.stops,
             suppressed=np.flatnonzero(~rules.allowed[: self._tokenizer.size]).tolist(),
-            banned=self._bad_words(options),
+            banned=rules.banned,
             # Beginning the random numbers anew costs a load of the model.
             seed=int(np.random.SeedSequence(numbers).generate_state(1)[0])
             if not first.request and not first.number and not first.rounds
@@ -304,11 +316,12 @@ class Generator:
             transforms.append(repetition_penalty(options.repetition_penalty))
         if options.no_repeat_ngram:
             transforms.append(no_repeat_ngrams(options.no_repeat_ngram))
-        if banned := self._bad_words(options):
+        banned = self._bad_words(options)
+        if banned:
             transforms.append(bad_words(banned))
         stops = (tokenizer.end,) if options.whole else (tokenizer.end, tokenizer.tag("body"))
         allowed = tokenizer.may_follow_title(self._rows)
-        return Rules(allowed, stops, options.max_tokens, tuple(transforms))
+        return Rules(allowed, stops, options.max_tokens, tuple(transforms), banned)
 
     def _bad_words(self, options: GenerateOptions) -> list[list[int]]:
         """Return the tokens of bad words as they are usually written."""
@@ -320,7 +333,7 @@ class Generator:
         ]
         return self._tokenizer.encode_content(written)
 
-    def _editor(self, options: GenerateOptions, seen: Iterable[str]) -> "_Editor":
+    def _editor(self, options: GenerateOptions, seen: Iterable[str], distinct: bool) -> "_Editor":
         index = None
         if options.novel:
             if self._titles is None:
@@ -333,7 +346,7 @@ class Generator:
         filters = [WordFilter(options.bad_word_list)]
         if options.safe or options.word_list:
             filters.append(WordFilter.load(options.word_list))
-        return _Editor(options, seen, index, filters)
+        return _Editor(options, seen, distinct, index, filters)
 
     def _read_path(self, draft: "_Draft", path: Path, options: GenerateOptions) -> Text:
         forced = path.guide.forced if path.guide else 0
@@ -387,10 +400,15 @@ class _Editor:
         self,
         options: GenerateOptions,
         seen: Iterable[str],
+        distinct: bool,
         index: TitleIndex | None,
         filters: list[WordFilter],
     ) -> None:
+        """Take `seen` as titles that came before, and texts of a request rather `distinct`."""
         self._options = options
+        self._distinct = distinct
+        self._request = -1
+        self._of_request: set[str] = set()
         self._index = index
         self._filters = filters
         self._seen = set(seen)
@@ -401,17 +419,32 @@ class _Editor:
         return self.take_first(draft)
 
     def take_first(self, draft: _Draft) -> Text | LeftOut:
-        """Take the first of the candidates that will do off the list, with all before it."""
+        """Take the first of the candidates that will do, if it can be one that is new.
+
+        It is taken off the list, with those before it that won't do.
+        """
+        if draft.request != self._request:
+            self._request, self._of_request = draft.request, set()
         reason = "not found by the search"
+        new, repeated = [], []
         while draft.candidates:
             text = draft.candidates.pop(0)
-            refusal = self._refuses(text)
-            if not refusal:
-                if self._options.unique:
-                    self._seen.add(normal_form(text.title))
-                return replace(text, number=draft.number)
-            reason = refusal
-        return LeftOut(draft.request, draft.number, reason)
+            if refusal := self._refuses(text):
+                reason = refusal
+            elif self._distinct and normal_form(text.title) in self._of_request:
+                repeated.append(text)
+            else:
+                new = [text]
+                break
+        best = [*new, *repeated]
+        if not best:
+            return LeftOut(draft.request, draft.number, reason)
+        draft.candidates[:0] = best[1:]
+        title = normal_form(best[0].title)
+        self._of_request.add(title)
+        if self._options.unique:
+            self._seen.add(title)
+        return replace(best[0], number=draft.number)
 
     def _refuses(self, text: Text) -> str | None:
         """Return why a text will not do."""

@@ -17,7 +17,7 @@ from gpt2kw.model.folder import EMBEDDING
 from gpt2kw.model.frozen import keep_ready
 
 _POSITIONS = "transformer.wpe.weight"
-_WIDTH = 16
+_WIDTH = 8
 """Prompts are padded to a multiple of this many tokens."""
 _GROWTH = 32
 """Columns by which the cache grows."""
@@ -217,7 +217,8 @@ class CachedNetwork:
         totals = (highest + np.log(sums.astype(np.float64))).astype(np.float32)
         seen = len(logits) - self._spare
         tokens, parents, goes_on = self._search.choose(logits[:seen], totals[:seen])
-        tokens, parents = (np.pad(each, (0, self._spare), "edge") for each in (tokens, parents))
+        if self._spare:
+            tokens, parents = (np.pad(each, (0, self._spare), "edge") for each in (tokens, parents))
         self._steps_left -= 1
         return tokens, parents, np.bool_(goes_on and self._steps_left > 0)
 

@@ -100,7 +100,7 @@ class Sampling:
 def likeliest(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the `count` highest scores of each row with their places, from high to low.
 
-    Of equal ones the first come first.
+    Of equal ones the first come first. The places of -inf mean nothing.
     """
     rows, size = scores.shape
     blocks = size // _BLOCK
@@ -112,11 +112,18 @@ def likeliest(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     # every n-th score, for of neighbours numpy takes the maxima eight times as slowly.
     peaks = scores[:, : blocks * _BLOCK].reshape(rows, _BLOCK, blocks).max(axis=1)
     bounds = np.partition(peaks, blocks - count, axis=1)[:, blocks - count]
-    ids = np.empty((rows, count), np.int64)
-    for row, bound in enumerate(bounds):
-        found = np.flatnonzero(scores[row] >= bound)
-        ids[row] = found[np.argsort(-scores[row, found], kind="stable")[:count]]
-    return np.take_along_axis(scores, ids, axis=1), ids
+    # Of a row with fewer that are possible at all, only these.
+    bounds = np.maximum(bounds, np.finfo(np.float32).min)
+    found = np.flatnonzero(scores >= bounds[:, None])
+    row, places = np.divmod(found, size)
+    counts = np.bincount(row, minlength=rows)
+    column = np.arange(len(found)) - np.repeat(np.cumsum(counts) - counts, counts)
+    values = np.full((rows, max(count, counts.max())), -np.inf, np.float32)
+    ids = np.zeros(values.shape, np.int64)
+    values[row, column] = scores.ravel()[found]
+    ids[row, column] = places
+    order = np.argsort(-values, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(values, order, axis=1), np.take_along_axis(ids, order, axis=1)
 
 
 class Guide(Protocol):
@@ -188,12 +195,20 @@ class Rules:
     """The longest text."""
     transforms: tuple[Transform, ...] = ()
     """Applied in this order, before the temperature; then come the guides."""
+    banned: Sequence[Sequence[int]] = ()
+    """Token sequences that must not come; for a backend that knows no transforms."""
 
     @functools.cached_property
     def _bias(self) -> np.ndarray:
         return np.where(self.allowed, 0, -np.inf).astype(np.float32)
 
-    def scores(self, values: np.ndarray, totals: np.ndarray, paths: Sequence[Path]) -> np.ndarray:
+    def scores(
+        self,
+        values: np.ndarray,
+        totals: np.ndarray,
+        paths: Sequence[Path],
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Return what the next tokens are chosen by, float32 [paths, vocabulary].
 
         Args:
@@ -201,8 +216,9 @@ class Rules:
                 by a number for each row.
             totals: float32 [paths], the logarithms of the values' summed powers.
             paths: the texts; nothing is done for those that have ended.
+            out: where to, if not into a new array.
         """
-        scores = values + self._bias
+        scores = np.add(values, self._bias, out=out)
         ends = np.exp(values[:, list(self.stops)] - totals[:, None]).sum(axis=1)
         for row, path in enumerate(paths):
             if path.ended:
@@ -229,11 +245,15 @@ class Sampler:
         self._paths = list(paths)
         self._sampling = sampling
         self._rules = rules
+        self._scores = np.empty((0, 0), np.float32)
+        """Kept, for new memory costs as much time as the sums in it."""
 
     def choose(self, logits, totals):
         """See `Search`."""
         rules, paths = self._rules, self._paths
-        scores = rules.scores(logits, totals, paths)
+        if self._scores.shape != logits.shape:
+            self._scores = np.empty_like(logits)
+        scores = rules.scores(logits, totals, paths, self._scores)
         uniforms = np.array([path.random.random() for path in paths])
         tokens = self._sampling.draw(scores, uniforms)
         costs = totals - logits[np.arange(len(tokens)), tokens]
