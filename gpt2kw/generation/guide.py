@@ -14,7 +14,6 @@ Whether a keyword is there is read off the text itself, however its tokens were 
 """
 
 import functools
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ import numpy as np
 
 from gpt2kw.errors import UserError
 from gpt2kw.model.tokenizer import Tokenizer
-from gpt2kw.text.inflection import keyword_forms, keyword_pattern
+from gpt2kw.text.inflection import keyword_forms, keyword_pattern, lengthens_word
 
 _PUSH = 2.0
 _PUSH_GROWS = 6.0
@@ -85,7 +84,7 @@ class Lexicon:
 def _goes_on(piece: bytes) -> bool:
     text = piece.decode("utf-8", "ignore")
     # A byte that only makes a character with others may well be a letter.
-    return bool(re.match(r"\w", text)) if text and piece[:1].isascii() else bool(piece)
+    return lengthens_word(text) if text and piece[:1].isascii() else bool(piece)
 
 
 class KeywordPlan:

@@ -12,7 +12,7 @@ _STUFFING = 0.5
 """Nats per token that two keywords side by side are worth."""
 _REPETITION = 0.4
 """Nats per token that a repeated word is worth: models find what they repeat likely."""
-_LENGTH = 0.4
+_LENGTH = 0.5
 """Nats per token that e times as many words are worth: by the mean alone, texts of hardly more
 than the keywords would win, which are cheap behind a prompt that names them."""
 _LONG = 12

@@ -12,7 +12,9 @@ import unicodedata
 _VOWELS = "aeiou"
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 """First words of Unicode's names for letters of scripts that put no space between words."""
-_WORD = re.compile(r"\w+")
+_OF_WORDS = r"[\w$+=\u00a2\u00a3\u00a5\u20ac]"
+"""What makes one word with a letter or digit beside it, as `clean_keyword` has it: $20, C++."""
+_WORD = re.compile(f"{_OF_WORDS}+")
 _JOINT = r"[^\w\s]?\s?[^\w\s]?"
 """What may stand between two words of one keyword: a space, a dash, an apostrophe."""
 
@@ -148,8 +150,8 @@ def keyword_pattern(keyword: str) -> re.Pattern[str]:
     forms = [_JOINT.join(map(re.escape, words)) for words in keyword_forms(keyword)]
     # The longest first, for the first that fits is taken.
     either = "|".join(sorted(forms, key=len, reverse=True))
-    before = r"(?<!\w)" if _is_spaced_letter(keyword[0]) else ""
-    behind = r"(?!\w)" if _is_spaced_letter(keyword[-1]) else ""
+    before = f"(?<!{_OF_WORDS})" if _is_spaced_letter(keyword[0]) else ""
+    behind = f"(?!{_OF_WORDS})" if _is_spaced_letter(keyword[-1]) else ""
     return re.compile(f"{before}(?:{either}){behind}", re.IGNORECASE)
 
 
@@ -162,6 +164,11 @@ def find_keyword(keyword: str, text: str) -> tuple[int, int] | None:
         return next((word.span() for word in words if word[0].lower() in forms), None)
     found = keyword_pattern(keyword).search(text)
     return found and found.span()
+
+
+def lengthens_word(text: str) -> bool:
+    """Whether a text makes a longer word of the one that it is put behind."""
+    return re.match(_OF_WORDS, text) is not None
 
 
 def _is_spaced_letter(character: str) -> bool:
