@@ -86,6 +86,8 @@ mini: setup  ## Make models/mini anew from public texts; with SHARED=FOLDER also
 	cp "$$(ls -d checkpoint/mini-stage1/ckpt-* | tail -1)/gpt2kw.json" $(RECIPE)/mini/
 	rm $(RECIPE)/mini/README.md
 	cp $(RECIPE)/mini/* models/mini/
+	$(PY) -m gpt2kw.evaluate $(RECIPE)/titles.val.txt --model models/mini --keyword-mode plain guarantee \
+	  --prompts 300 --judge trigrams --training $(RECIPE)/titles.txt -o $(RECIPE)/evaluation
 
 RECIPE := models/recipe/build
 KINDS := --category-field kind --body-field body --validation-fraction 0.03

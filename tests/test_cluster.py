@@ -142,11 +142,12 @@ def test_a_killed_process_costs_a_few_steps_and_a_signal_to_the_driver_ends_all(
     assert [path.name for path in RUN.parent.glob("run1*")] == ["run1", "run1.1"]
 
 
-def test_float16_lowers_its_scale_and_learns_the_same(settings, losses_of_one):
+def test_processes_learn_the_same_in_float16_with_one_loss_scale(settings, losses_of_one):
     finetune(**settings | {"precision": "float16", "steps": 30})
     state = json.loads((RUN / "ckpt-30/state.json").read_text())["training"]["step"]
     assert state["steps_at_scale"] == 30
-    assert losses() == [(step, pytest.approx(loss, rel=0.01)) for step, loss in losses_of_one[:4]]
+    # The rate does not depend on the number of steps, but a last step has its validation loss.
+    assert losses()[:4] == [(s, pytest.approx(loss, rel=0.01)) for s, loss in losses_of_one[:4]]
 
 
 def test_all_processes_stop_when_validation_gets_no_better(settings):
