@@ -48,7 +48,7 @@ class GenerateOptions:
     which is also used if there is no run1 yet."""
     candidates: int | None = None
     """Texts that are written for each that is wanted, of which the best is taken. Default:
-    8 with keywords that are guaranteed or preferred (16 with ctranslate2), else 1."""
+    16 with keywords that are guaranteed or preferred, else 1."""
     temperature: float = 0.7
     """Below 1 the likely becomes likelier, above 1 the rare more frequent."""
     top_k: int = 40
@@ -229,5 +229,4 @@ class GenerateOptions:
     def candidate_count(self) -> int:
         """The texts that are written for each that is wanted."""
         wish = self.keyword_list and self.keyword_mode != "plain"
-        usual = {"tensorflow": 8, "ctranslate2": 16}[self.backend] if wish else 1
-        return self.candidates or usual
+        return self.candidates or (16 if wish else 1)

@@ -10,7 +10,7 @@ from gpt2kw.text.normalise import normal_words
 
 _STUFFING = 0.5
 """Nats per token that two keywords side by side are worth."""
-_REPETITION = 0.4
+_REPETITION = 0.6
 """Nats per token that a repeated word is worth: models find what they repeat likely."""
 _LENGTH = 0.5
 """Nats per token that e times as many words are worth: by the mean alone, texts of hardly more
