@@ -99,7 +99,7 @@ STAGE2 := --steps 400 --batch-size 128 --learning-rate 0.0003 --warmup-steps 20 
   --dropout 0.1 --category-dropout 0.5 --validate-every 50 --save-every 50 --validation-documents 2000
 
 test: setup  ## Run the tests
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 lint: setup  ## Check style and form
 	$(PY) -m ruff check .

@@ -59,6 +59,9 @@ class Lexicon:
         self.pieces = tokenizer.pieces() + [b""] * (rows - tokenizer.size)
         self.goes_on = np.array([_goes_on(piece) for piece in self.pieces])
         """bool [rows]: the tokens that lengthen a word that stands before them."""
+        # Added to scores, for sums take a tenth of the time of choosing by a mask.
+        self.against_going_on = np.where(self.goes_on, -_CONTINUE, 0).astype(np.float32)
+        self.no_going_on = np.where(self.goes_on, -np.inf, 0).astype(np.float32)
 
     @functools.lru_cache(1024)  # noqa: B019  (a lexicon lives as long as its model)
     def tries(self, keyword: str) -> tuple[_Node, _Node]:
@@ -219,7 +222,7 @@ class KeywordGuide:
         """Make it less likely that a word which is a keyword grows into another one."""
         longer = [token for _, node in self._begun for token in node.children]
         kept = scores[longer]
-        scores[self._plan.lexicon.goes_on] -= _CONTINUE
+        scores += self._plan.lexicon.against_going_on
         scores[longer] = kept
 
     def _rail(self, scores, logits, absent, behind, owed, at_risk) -> None:
@@ -236,7 +239,7 @@ class KeywordGuide:
                     fitting.append(token)
         if behind >= owed or not absent:
             # Any word may come, but none that lengthens the one that a keyword is.
-            scores[plan.lexicon.goes_on] = -np.inf
+            scores += plan.lexicon.no_going_on
             scores[fitting] = logits[fitting]
         else:
             self.forced += 1
