@@ -42,12 +42,12 @@ string strung; strive strove; swear swore sworn; sweep swept; swell swollen; swi
 swing swung; take took taken; teach taught; tear tore torn; tell told; think thought;
 throw threw thrown; understand understood; upset; wake woke woken; wear wore worn;
 weave wove woven; weep wept; win won; wind wound; withdraw withdrew withdrawn; write wrote written;
-little less least; many more most; far farther further; good better best; bad worse worst
+far farther further; good better best; bad worse worst
 """
 _NOUNS = """
 calf calves; child children; dwarf dwarves; elf elves; foot feet; goose geese; half halves;
 hero heroes; hoof hooves; knife knives; leaf leaves; life lives; loaf loaves; louse lice;
-man men; mouse mice; ox oxen; person people; potato potatoes; scarf scarves; self selves;
+man men; mouse mice; ox oxen; potato potatoes; scarf scarves; self selves;
 shelf shelves; thief thieves; tomato tomatoes; tooth teeth; wife wives; wolf wolves; woman women
 """
 _ENTRIES = [entry.split() for entry in f"{_VERBS};{_NOUNS}".split(";")]
