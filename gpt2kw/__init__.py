@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from gpt2kw.evaluation.measuring import evaluate as evaluate
     from gpt2kw.generation.export import export_model as export_model
     from gpt2kw.generation.generator import Generator as Generator
+    from gpt2kw.model.frozen import freeze_weights as freeze_weights
     from gpt2kw.text.decoding import decode_file as decode_file
     from gpt2kw.text.decoding import decode_texts as decode_texts
     from gpt2kw.text.encoding import encode_keywords as encode_keywords
@@ -22,6 +23,7 @@ _HOMES = {
     "evaluate": "gpt2kw.evaluation.measuring",
     "export_model": "gpt2kw.generation.export",
     "finetune": "gpt2kw.training.loop",
+    "freeze_weights": "gpt2kw.model.frozen",
 }
 
 __all__ = list(_HOMES)

@@ -17,9 +17,8 @@ SCRIPT = f"""
 import json, sys
 from pathlib import Path
 import gpt2kw
-from gpt2kw.model.frozen import freeze_weights
 
-freeze_weights()
+gpt2kw.freeze_weights()
 generator = gpt2kw.Generator.load(model=sys.argv[1], precision="bfloat16")
 print(json.dumps(generator.generate(**{ASKED})))
 try:

@@ -34,5 +34,5 @@ def check_weights_may_change() -> None:
     if value.lower() not in ("", "0", "false"):
         raise UserError(
             f"{_VARIABLE} is {value}, with which TensorFlow does not see that weights change",
-            "unset it, and fine-tune in a process that has not called freeze_weights",
+            "unset it, and fine-tune in a process that has not called gpt2kw.freeze_weights",
         )
