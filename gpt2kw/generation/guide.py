@@ -14,7 +14,7 @@ Whether a keyword is there is read off the text itself, however its tokens were 
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,6 +109,7 @@ class KeywordPlan:
         self.starts = [start for start, _ in tries]
         self.behind = [behind for _, behind in tries]
         self.costs = [behind.rest for behind in self.behind]
+        self._first_tokens: dict[tuple[tuple[int, ...], bool], np.ndarray] = {}
 
     @property
     def needed(self) -> int:
@@ -116,6 +117,14 @@ class KeywordPlan:
         # The first one may cost more at the start of a text than behind a space.
         more = min(s.rest - b.rest for s, b in zip(self.starts, self.behind, strict=True))
         return sum(self.costs) + max(0, more) + 1
+
+    def first_tokens(self, keywords: tuple[int, ...], at_start: bool) -> np.ndarray:
+        """Return the ids that any of these keywords may begin with, int64."""
+        if (keywords, at_start) not in self._first_tokens:
+            tries = self.starts if at_start else self.behind
+            found = {token for k in keywords for token in tries[k].children}
+            self._first_tokens[keywords, at_start] = np.array(sorted(found), np.int64)
+        return self._first_tokens[keywords, at_start]
 
     def check_length(self, max_tokens: int) -> None:
         """Raise `UserError` if the keywords must come, and can't in so many tokens."""
@@ -203,20 +212,17 @@ class KeywordGuide:
             if behind < owed + at_risk:
                 self._rail(scores, logits, absent, behind, owed, at_risk)
 
-    def _push(self, scores: np.ndarray, absent: Iterable[int]) -> None:
+    def _push(self, scores: np.ndarray, absent: Sequence[int]) -> None:
         plan = self._plan
-        push = _PUSH + _PUSH_GROWS * min(1.0, self._wish)
-        tries = plan.behind if self._text else plan.starts
-        boosts: dict[int, float] = {}
+        push = np.float32(_PUSH + _PUSH_GROWS * min(1.0, self._wish))
+        begun = [node.children for k, node in self._begun if k not in self._pending]
+        going_on = np.array([token for children in begun for token in children], np.int64)
+        # What goes on with a keyword gets no more for beginning one too.
+        pushed = scores[going_on] + (push + np.float32(_CONTINUE))
         if not self._pending:
             # Behind a keyword comes something else, if the model likes.
-            for k in absent:
-                boosts |= dict.fromkeys(tries[k].children, push)
-        for k, node in self._begun:
-            if k not in self._pending:
-                boosts |= dict.fromkeys(node.children, push + _CONTINUE)
-        ids = np.fromiter(boosts, np.int64, len(boosts))
-        scores[ids] += np.fromiter(boosts.values(), np.float32, len(boosts))
+            scores[plan.first_tokens(tuple(absent), not self._text)] += push
+        scores[going_on] = pushed
 
     def _close(self, scores: np.ndarray) -> None:
         """Make it less likely that a word which is a keyword grows into another one."""
