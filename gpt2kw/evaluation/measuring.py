@@ -172,8 +172,7 @@ class _Evaluation:
     def measure_model(self, name: str, folder: Path) -> None:
         """Write with a model in each setting; measure what it makes of texts by others."""
         model = load_measured(folder)
-        first = not self._works
-        held_out = self._held_out(model)
+        first, columns = not self._works, []
         for setting, asked in self._options.settings().items():
             column = f"{name} {setting}".strip()
             written = self._write(column, model, asked)
@@ -187,8 +186,13 @@ class _Evaluation:
                 # Linux counts in KiB.
                 resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             )
-            self._figures[column] += held_out.get(PEOPLE, [])
             self._figures[column] += finish_figures(written.texts, self._options.nsamples)
+            columns.append(column)
+        # Last, for TensorFlow decides at the first product of all whether weights are kept ready,
+        # and these are in float32.
+        held_out = self._held_out(model)
+        for column in columns:
+            self._figures[column] += held_out.get(PEOPLE, [])
         if first:
             for column, figures in held_out.items():
                 self._figures[column] += figures
