@@ -74,7 +74,7 @@ def evaluate(
     start = time.monotonic()
     folders = _find_models(options)
     check_output_folder(options.folder)
-    judge = _find_judge(options, folders.values())
+    load_judge = _judge_loader(options, folders.values())
     training_text, why_not = _find_training(options, next(iter(folders.values())))
     evaluation = _Evaluation(options, training_text, progress)
     if why_not:
@@ -82,9 +82,9 @@ def evaluate(
     for name, folder in folders.items():
         evaluation.measure_model(name, folder)
     evaluation.measure_texts()
-    if judge:
-        # Loaded late, so that the models' use of memory is their own.
-        evaluation.judge(judge())
+    if load_judge:
+        # Late, so that the models' use of memory is their own.
+        evaluation.judge(load_judge())
     else:
         evaluation.notes.append("without --judge no other model says how likely the texts are")
     report = evaluation.report(time.monotonic() - start)
@@ -100,7 +100,7 @@ def _find_models(options: EvaluateOptions) -> dict[str, Path]:
     return found
 
 
-def _find_judge(options: EvaluateOptions, measured: Iterable[Path]) -> Callable[[], Judge] | None:
+def _judge_loader(options: EvaluateOptions, measured: Iterable[Path]) -> Callable[[], Judge] | None:
     """Return what loads the judge, if there is to be one."""
     if not options.judge:
         return None

@@ -153,7 +153,7 @@ class Generator:
             UserError: a request can't be used with this model.
         """
         left_out: collections.Counter[str] = collections.Counter()
-        for outcome in self._outcomes(self._whole(requests), options, distinct=True):
+        for outcome in self.outcomes(self._whole(requests), options, distinct=True):
             if isinstance(outcome, Text):
                 yield outcome
             else:
@@ -168,22 +168,6 @@ class Generator:
             yield Portion(request, place, range(request.nsamples))
 
     def outcomes(
-        self, portions: Iterable[Portion], options: GenerateOptions, seen: Iterable[str] = ()
-    ) -> Iterator[Text | LeftOut]:
-        """Yield what becomes of each text of the portions, in order.
-
-        As `write`, but for requests that need not begin with the first or be whole: so
-        work can be shared out and taken up again, and gives the same texts. Two of a request
-        may be the same, for none depends on another.
-
-        Args:
-            portions: are taken when there is room for them.
-            options: what all of them share; without a seed, one is drawn.
-            seen: with `unique`, the normal forms of titles that must not come again.
-        """
-        return self._outcomes(portions, options, seen)
-
-    def _outcomes(
         self,
         portions: Iterable[Portion],
         options: GenerateOptions,
@@ -191,6 +175,18 @@ class Generator:
         *,
         distinct: bool = False,
     ) -> Iterator[Text | LeftOut]:
+        """Yield what becomes of each text of the portions, in order.
+
+        As `write`, but for requests that need not begin with the first or be whole: so
+        work can be shared out and taken up again, and gives the same texts if not `distinct`.
+
+        Args:
+            portions: are taken when there is room for them.
+            options: what all of them share; without a seed, one is drawn.
+            seen: with `unique`, the normal forms of titles that must not come again.
+            distinct: whether the texts of a request differ as in `write`, which makes each
+                depend on those before it.
+        """
         if isinstance(self._network, CachedNetwork) != (options.backend == "tensorflow"):
             raise UserError(
                 f"--backend is {options.backend!r}, and the model was loaded for another",
