@@ -102,6 +102,54 @@ def test_many_texts_of_one_prompt_are_the_same_alone(model):
     assert len({tuple(path.tokens) for path in together}) == 9
 
 
+def test_searches_that_go_on_at_the_same_time_find_what_each_finds_alone(model):
+    some = prompts(model)
+    network = CachedNetwork(model.weights, model.config, tf.float32)
+    together = [paths(some, seed) for seed in range(4)]
+    samplers = [
+        Sampler(each[seed % 2 :], Sampling(), rules(model, 30))
+        for seed, each in enumerate(together)
+    ]
+    network.decode(some, *samplers)
+    for seed, each in enumerate(together):
+        alone = decode(model, some, 30, Sampling(), seed=seed)
+        for place in range(seed % 2, len(some)):
+            assert each[place].tokens == alone[place].tokens
+            assert each[place].nats == alone[place].nats
+
+
+class Failing(Sampler):
+    """Fails at its third token."""
+
+    def choose(self, logits, totals):
+        if len(self._paths[0].tokens) == 2:
+            raise ValueError("the third token")
+        return super().choose(logits, totals)
+
+
+def test_a_search_that_fails_stops_the_others(model):
+    some = prompts(model)
+    network = CachedNetwork(model.weights, model.config, tf.float32)
+    endless, failing = paths(some), paths(some)
+    with pytest.raises(Exception, match="the third token"):
+        network.decode(
+            some,
+            Sampler(endless, Sampling(), rules(model, 100_000)),
+            Failing(failing, Sampling(), rules(model, 10)),
+        )
+    assert len(endless[0].tokens) < 100_000
+    network.decode(some, Sampler(paths(some), Sampling(), rules(model, 10)))
+
+
+def test_each_core_that_has_its_own_rows_gets_some_that_are_worth_it(model, monkeypatch):
+    network = CachedNetwork(model.weights, model.config, tf.float32)
+    assert network.shares(range(100)) == [range(100)]
+    monkeypatch.setattr(network, "_cores", 3)
+    assert network.shares(range(1)) == [range(1)]
+    assert network.shares(range(9)) == [range(4), range(4, 9)]
+    assert network.shares(range(100)) == [range(33), range(33, 66), range(66, 100)]
+
+
 def test_a_text_ends_behind_its_stop_and_the_others_go_on(model):
     some = prompts(model)
     free = decode(model, some, 20)

@@ -10,6 +10,7 @@ from conftest import with_clear_choices
 from gpt2kw.errors import UserError
 from gpt2kw.generation.generator import Generator
 from gpt2kw.model import frozen
+from gpt2kw.model.cores import usable_cores
 from gpt2kw.model.folder import Model
 
 ASKED = {"keywords": "cat wall", "nsamples": 12, "seed": 1, "max_tokens": 20}
@@ -20,7 +21,8 @@ import gpt2kw
 
 gpt2kw.freeze_weights()
 generator = gpt2kw.Generator.load(model=sys.argv[1], precision="bfloat16")
-print(json.dumps(generator.generate(**{ASKED})))
+threads = gpt2kw.model.backend.tf.config.threading.get_intra_op_parallelism_threads()
+print(json.dumps([threads, generator.generate(**{ASKED})]))
 try:
     gpt2kw.finetune(text=sys.argv[2], model=sys.argv[1], steps=1)
 except gpt2kw.UserError as error:
@@ -45,7 +47,9 @@ def test_texts_are_the_same_and_training_is_refused(clear_model, training_text, 
         check=False,
         timeout=200,
     )
-    assert json.loads(result.stdout) == expected, result.stderr
+    threads, texts = json.loads(result.stdout)
+    assert texts == expected, result.stderr
+    assert threads == (1 if usable_cores() > 1 else 0)
     assert "is 1, with which TensorFlow does not see that weights change; unset it" in result.stderr
     assert not (here / "checkpoint/run1").exists()
 
@@ -65,7 +69,8 @@ def test_only_products_in_bfloat16_are_kept_ready(promised):
         frozen.check_weights_may_change()
 
 
-def test_without_the_promise_nothing_is_kept(monkeypatch):
+def test_without_the_promise_nothing_is_kept_and_no_core_works_alone(monkeypatch):
     monkeypatch.delenv(frozen._VARIABLE, raising=False)
     frozen.keep_ready("bfloat16")
     frozen.check_weights_may_change()
+    assert frozen.cores_for_writing() == 1

@@ -4,7 +4,6 @@ CTranslate2 (https://github.com/OpenNMT/CTranslate2) is an optional dependency. 
 converted each time that one is loaded, which takes about as long as reading its weights.
 """
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from gpt2kw.errors import UserError
+from gpt2kw.model.cores import usable_cores
 from gpt2kw.model.folder import EMBEDDING, Model
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Engine:
         """
         self._library = _library()
         self._size = model.tokenizer.size
-        self._threads = threads or _cores()
+        self._threads = threads or usable_cores()
         self._files = _convert(model, quantization)
         self._load()
 
@@ -160,13 +160,6 @@ def _library():
             f"CTranslate2 can't be imported: {error}", "pip install 'gpt2kw[ctranslate2]'"
         ) from error
     return ctranslate2
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # outside Linux
-        return os.cpu_count() or 1
 
 
 def _named(sequences: Sequence[Sequence[int]]) -> list[list[str]]:

@@ -284,8 +284,9 @@ class Generator:
         sampling = Sampling(
             options.temperature, options.top_k, options.top_p, options.min_p, options.typical_p
         )
-        sampler = Sampler(paths, sampling, rules)
-        self._network.decode([list(prompt) for prompt in prompts], sampler)
+        shares = self._network.shares(paths)
+        samplers = [Sampler(share, sampling, rules) for share in shares]
+        self._network.decode([list(prompt) for prompt in prompts], *samplers)
         for draft, path in zip(owners, paths, strict=True):
             draft.candidates.append(self._read_path(draft, path, options))
 

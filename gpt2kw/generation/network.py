@@ -5,30 +5,35 @@ a Keras model, and a training run samples from the variables that it is training
 of a batch gets the same numbers, bit for bit, whatever stands in the other rows.
 """
 
+import contextlib
+import itertools
 import math
-import threading
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from gpt2kw.model.backend import tf
-from gpt2kw.model.folder import EMBEDDING
-from gpt2kw.model.frozen import keep_ready
+from gpt2kw.generation.prepared import Prepared, centred, even, prepare
+from gpt2kw.model.backend import separate_cores, tf
+from gpt2kw.model.frozen import cores_for_writing, keep_ready
 
-_POSITIONS = "transformer.wpe.weight"
+Item = TypeVar("Item")
+
 _WIDTH = 8
 """Prompts are padded to a multiple of this many tokens."""
 _GROWTH = 32
 """Columns by which the cache grows."""
 _LEAST_COLUMNS = 64
 """From here on the sums over a row's columns do not depend on how many are masked."""
-_LONGEST_SUM = 768
-"""Longer inner products are done in parts, since libraries split them in ways of their own
-for some numbers of rows."""
 _LEAST_ROWS = 2
 _LEAST_ROWS_OF_LOGITS = 16
 """Products of fewer rows have kernels of their own."""
+_SMALL = 64 << 20
+"""Bytes of weights up to which each core does rows of its own. One core alone reads larger
+ones more slowly than several that share each product."""
+_LEAST_SHARE = 4
+"""Rows that are worth a core of their own."""
 
 
 class Search(Protocol):
@@ -64,25 +69,26 @@ class CachedNetwork:
         Matrix products are done in `dtype`.
         """
         self._weights = weights
-        self._layers = config["n_layer"]
+        self._config = config
         self._heads = config["n_head"]
         self._width = config["n_embd"]
         self._size = self._width // self._heads
         self._epsilon = config.get("layer_norm_epsilon", 1e-5)
         self._context = config["n_positions"]
         self._dtype = dtype
-        self._lock = threading.Lock()
-        self._search: Search
-        self._steps_left = 0
-        self._spare = 0
-        """Copies of the last row, which the search does not see."""
+        self._numbers = itertools.count()
+        self._decodings: dict[int, _Decoding] = {}
+        """Those that are going on, by their numbers."""
         changing = any(isinstance(weight, tf.Variable) for weight in weights.values())
+        self._cores = 1
         if not changing:
             keep_ready(dtype.name)
+            size = dtype.size * sum(math.prod(weight.shape) for weight in weights.values())
+            self._cores = separate_cores(cores_for_writing(), begin=size <= _SMALL)
         self._ready = None if changing else self._prepare()
         number = tf.TensorSpec([], tf.int32)
         numbers = tf.TensorSpec([None], tf.int32)
-        cache = [tf.TensorSpec([None, self._size], dtype)] * (2 * self._layers)
+        cache = [tf.TensorSpec([None, self._size], dtype)] * (2 * config["n_layer"])
         self._read = tf.function(
             self._read_prompts,
             input_signature=[tf.TensorSpec([None, None], tf.int32), numbers, number],
@@ -90,7 +96,7 @@ class CachedNetwork:
         self._add = {
             reorders: tf.function(
                 lambda *inputs, reorders=reorders: self._add_tokens(reorders, *inputs),
-                input_signature=[numbers, numbers, numbers, number, number, *cache],
+                input_signature=[number, numbers, numbers, numbers, number, number, *cache],
             )
             for reorders in (False, True)
         }
@@ -100,65 +106,49 @@ class CachedNetwork:
         """How matrix products are done."""
         return self._dtype.name
 
-    def decode(self, prompts: list[list[int]], search: Search) -> None:
-        """Ask `search` for tokens until all its rows have ended.
+    def shares(self, items: Sequence[Item]) -> list[Sequence[Item]]:
+        """Deal out what is to be decoded: a share for each core that is to have its own."""
+        count = max(1, min(self._cores, len(items) // _LEAST_SHARE))
+        ends = itertools.accumulate(even(len(items), count), initial=0)
+        return [items[start:end] for start, end in itertools.pairwise(ends)]
+
+    def decode(self, prompts: Sequence[list[int]], *searches: Search) -> None:
+        """Ask each search for tokens until all its rows have ended, all at the same time.
 
         Rows that have ended are dropped now and then. A text that is longer than what the
         model sees goes on behind half its prompt at most and its own last part.
 
         Args:
             prompts: token ids, 1 to the model's context of them in each.
-            search: what chooses, and keeps what was chosen.
+            searches: what chooses, and keeps what was chosen; see `shares`.
         """
-        with self._lock:
-            self._search = search
-            ids, lengths = _beside(prompts)
-            rows = np.array(search.prompt_rows, np.int32)
-            columns = lengths[rows]
-            total = self._columns_for(columns)
-            logits, highest, sums, *cache = self._read(ids, lengths, total)
-            behind = (values.numpy()[rows] for values in (logits, highest, sums))
-            self._spare = 0
-            tokens, parents, _ = self._ask(*behind)
-            rows = rows[parents]
-            while len(going := search.compact()):
-                rows, tokens, columns = rows[going], tokens[going], columns[going]
-                if (columns == self._context).any():
-                    rows, columns, cache = self._slide(rows, columns, cache, total)
-                # Rows that have ended may have been the longest, but a cache does not shrink.
-                old, total = total, max(total, self._columns_for(columns))
-                self._steps_left = steps = int(total - columns.max())
-                self._spare = max(0, _LEAST_ROWS - len(rows))
-                with_spare = (np.pad(a, (0, self._spare), "edge") for a in (rows, tokens, columns))
-                tokens, *cache = self._add[search.reorders](*with_spare, old, total, *cache)
-                tokens = tokens.numpy()[: len(rows)]
-                rows = np.arange(len(rows), dtype=np.int32)
-                columns += steps - self._steps_left
+        decodings = [_Decoding(self, prompts, search) for search in searches]
+        if len(decodings) == 1:
+            decodings[0].run()
+            return
+        with ThreadPoolExecutor(len(decodings)) as pool:
+            try:
+                for done in as_completed([pool.submit(each.run) for each in decodings]):
+                    done.result()
+            except BaseException:
+                # The others would go on to their ends.
+                for decoding in decodings:
+                    decoding.stop()
+                raise
+
+    @contextlib.contextmanager
+    def _numbered(self, decoding: "_Decoding") -> Iterator[np.int32]:
+        """Give a decoding a number, by which what is compiled asks for it."""
+        number = np.int32(next(self._numbers))
+        self._decodings[int(number)] = decoding
+        try:
+            yield number
+        finally:
+            del self._decodings[int(number)]
 
     def _columns_for(self, columns: np.ndarray) -> np.int32:
         wanted = -(-(columns.max() + 1) // _GROWTH) * _GROWTH
         return np.int32(min(max(wanted, _LEAST_COLUMNS), self._context))
-
-    def _slide(self, rows, columns, cache, total):
-        """Read anew the rows that have no column left, as shorter texts.
-
-        Returns what `_add_tokens` takes; the rows of the cache behind the old ones are new.
-        """
-        full = np.flatnonzero(columns == self._context)
-        kept = self._context // 2
-        windows = []
-        for row in full:
-            prompt, tokens = self._search.sequence(row)
-            head = prompt[: kept // 2]
-            # The last token is not in the cache yet.
-            windows.append(head + (prompt[len(head) :] + tokens)[len(head) - kept : -1])
-        ids, lengths = _beside(windows)
-        _, _, _, *fresh = self._read(ids, lengths, total)
-        behind = cache[0].shape[0] // (self._heads * int(total))
-        rows, columns = rows.copy(), columns.copy()
-        rows[full] = behind + np.arange(len(full))
-        columns[full] = lengths
-        return rows, columns, [tf.concat(parts, axis=0) for parts in zip(cache, fresh, strict=True)]
 
     # What is compiled. A cache holds for each layer keys and values, each [rows * heads *
     # columns, size of a head]: flat, so that a token's are written in place.
@@ -168,7 +158,7 @@ class CachedNetwork:
         weights = self._ready or self._prepare()
         count, width = tf.unstack(tf.shape(ids))
         x = tf.gather(weights.tokens, ids) + weights.positions[:width]
-        x = _centred(tf.reshape(x, [-1, self._width]))
+        x = centred(tf.reshape(x, [-1, self._width]))
         # Over all columns, for sums over few are added up in ways of their own.
         hidden = _hidden(tf.range(total)[None, :] > tf.range(width)[:, None])
         cache = []
@@ -187,12 +177,12 @@ class CachedNetwork:
         last = tf.gather(x, tf.range(count) * width + lengths - 1)
         return (*self._logits(weights, last), *cache)
 
-    def _add_tokens(self, reorders, rows, tokens, columns, old, total, *cache):
-        """Add `tokens` and those that the search chooses then, until it says stop.
+    def _add_tokens(self, reorders, number, rows, tokens, columns, old, total, *cache):
+        """Add `tokens` and those that a decoding chooses then, until it says stop.
 
-        Takes the cache's `rows` in this order, [rows]; their next columns, [rows]; and how
-        many columns the cache has and shall have. Returns the tokens that come next, and
-        the cache.
+        Takes the decoding's `number`; the cache's `rows` in this order, [rows]; their next
+        columns, [rows]; and how many columns the cache has and shall have. Returns the
+        tokens that come next, and the cache.
         """
         weights = self._ready or self._prepare()
         cache = [self._regrown(part, rows, old, total) for part in cache]
@@ -200,7 +190,7 @@ class CachedNetwork:
         def add(_goes_on, tokens, columns, *cache):
             *behind, cache = self._step(weights, tokens, columns, cache, total)
             tokens, parents, goes_on = tf.numpy_function(
-                self._ask, behind, [tf.int32, tf.int32, tf.bool]
+                self._ask, [number, *behind], [tf.int32, tf.int32, tf.bool]
             )
             tokens.set_shape([None])
             goes_on.set_shape([])
@@ -212,15 +202,11 @@ class CachedNetwork:
         _, tokens, _, *cache = tf.while_loop(lambda goes_on, *_: goes_on, add, start)
         return tokens, *cache
 
-    def _ask(self, logits, highest, sums):
-        # Behind full vectors TensorFlow's logarithm rounds otherwise than inside.
-        totals = (highest + np.log(sums.astype(np.float64))).astype(np.float32)
-        seen = len(logits) - self._spare
-        tokens, parents, goes_on = self._search.choose(logits[:seen], totals[:seen])
-        if self._spare:
-            tokens, parents = (np.pad(each, (0, self._spare), "edge") for each in (tokens, parents))
-        self._steps_left -= 1
-        return tokens, parents, np.bool_(goes_on and self._steps_left > 0)
+    def _ask(self, number, *behind):
+        return self._decodings[int(number)].ask(*behind)
+
+    def _prepare(self) -> Prepared:
+        return prepare(self._weights, self._config, self._dtype)
 
     def _regrown(self, part, rows, old, total):
         shape = [-1, self._heads, old, self._size]
@@ -231,7 +217,7 @@ class CachedNetwork:
     def _step(self, weights, tokens, columns, cache, total):
         """Return what `_logits` does behind one more token of each row, and the cache."""
         count = tf.shape(tokens)[0]
-        x = _centred(tf.gather(weights.tokens, tokens) + tf.gather(weights.positions, columns))
+        x = centred(tf.gather(weights.tokens, tokens) + tf.gather(weights.positions, columns))
         hidden = _hidden((tf.range(total)[None] > columns[:, None])[:, None, None])
         heads = tf.range(count)[:, None] * self._heads + tf.range(self._heads)
         places = tf.reshape(heads * total + columns[:, None], [-1])
@@ -299,52 +285,86 @@ class CachedNetwork:
         highest = tf.reduce_max(logits, axis=1, keepdims=True)
         return logits, highest[:, 0], tf.reduce_sum(tf.exp(logits - highest), axis=1)
 
-    def _prepare(self) -> "_Prepared":
-        """Return the weights in the types and parts in which they are used.
 
-        What a layer adds has a mean of 0 (no norm sees more of it), and what scales and
-        shifts a norm's result stands in the weights behind it: so a step has fewer operations.
+class _Decoding:
+    """One search, which goes on by itself."""
+
+    def __init__(
+        self, network: CachedNetwork, prompts: Sequence[list[int]], search: Search
+    ) -> None:
+        self._network = network
+        used, self._rows = np.unique(search.prompt_rows, return_inverse=True)
+        self._prompts = [prompts[place] for place in used]
+        self._search = search
+        self._steps_left = 0
+        self._spare = 0
+        """Copies of the last row, which the search does not see."""
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Let it fail at its next step."""
+        self._stopped = True
+
+    def run(self) -> None:
+        """Ask until all rows have ended."""
+        network, search = self._network, self._search
+        ids, lengths = _beside(self._prompts)
+        rows = self._rows.astype(np.int32)
+        columns = lengths[rows]
+        total = network._columns_for(columns)
+        logits, highest, sums, *cache = network._read(ids, lengths, total)
+        tokens, parents, _ = self.ask(*(part.numpy()[rows] for part in (logits, highest, sums)))
+        rows = rows[parents]
+        with network._numbered(self) as number:
+            while len(going := search.compact()):
+                rows, tokens, columns = rows[going], tokens[going], columns[going]
+                if (columns == network._context).any():
+                    rows, columns, cache = self._slide(rows, columns, cache, total)
+                # Rows that have ended may have been the longest, but a cache does not shrink.
+                old, total = total, max(total, network._columns_for(columns))
+                self._steps_left = steps = int(total - columns.max())
+                self._spare = max(0, _LEAST_ROWS - len(rows))
+                with_spare = (np.pad(a, (0, self._spare), "edge") for a in (rows, tokens, columns))
+                add = network._add[search.reorders]
+                tokens, *cache = add(number, *with_spare, old, total, *cache)
+                tokens = tokens.numpy()[: len(rows)]
+                rows = np.arange(len(rows), dtype=np.int32)
+                columns += steps - self._steps_left
+
+    def ask(self, logits, highest, sums):
+        """Return what the search chooses, and whether to go on without stopping."""
+        if self._stopped:
+            raise RuntimeError("stopped")
+        # Behind full vectors TensorFlow's logarithm rounds otherwise than inside.
+        totals = (highest + np.log(sums.astype(np.float64))).astype(np.float32)
+        seen = len(logits) - self._spare
+        tokens, parents, goes_on = self._search.choose(logits[:seen], totals[:seen])
+        if self._spare:
+            tokens, parents = (np.pad(each, (0, self._spare), "edge") for each in (tokens, parents))
+        self._steps_left -= 1
+        return tokens, parents, np.bool_(goes_on and self._steps_left > 0)
+
+    def _slide(self, rows, columns, cache, total):
+        """Read anew the rows that have no column left, as shorter texts.
+
+        Returns what `_add_tokens` takes; the rows of the cache behind the old ones are new.
         """
-        get = {name: tf.convert_to_tensor(weight) for name, weight in self._weights.items()}.get
-
-        def pair(name):
-            weight, bias = get(f"transformer.{name}.weight"), get(f"transformer.{name}.bias")
-            return weight, tf.reshape(bias, [-1])
-
-        def behind_norm(norm, name):
-            (gain, shift), (weight, bias) = pair(norm), pair(name)
-            return gain[:, None] * weight, bias + tf.linalg.matvec(weight, shift, transpose_a=True)
-
-        def centred(name):
-            return (_centred(part) for part in pair(name))
-
-        def in_parts(weight, bias):
-            count = -(-weight.shape[0] // _LONGEST_SUM)
-            weights = tf.split(tf.cast(weight, self._dtype), _even(weight.shape[0], count))
-            bias = tf.cast(bias, self._dtype)
-            # Each part has a bias, for products without one are not kept ready; see _linear.
-            return list(zip(weights, [bias] + [tf.zeros_like(bias)] * (count - 1), strict=True))
-
-        # Of the joint queries, keys and values, the first.
-        scale = np.ones(3 * self._width, np.float32)
-        scale[: self._width] /= math.sqrt(self._size)
-        blocks = []
-        for h in (f"h.{layer}" for layer in range(self._layers)):
-            joint, bias = behind_norm(f"{h}.ln_1", f"{h}.attn.c_attn")
-            blocks.append(
-                _Block(
-                    in_parts(joint * scale, bias * scale),
-                    in_parts(*centred(f"{h}.attn.c_proj")),
-                    in_parts(*behind_norm(f"{h}.ln_2", f"{h}.mlp.c_fc")),
-                    in_parts(*centred(f"{h}.mlp.c_proj")),
-                )
-            )
-        tokens = get(EMBEDDING)
-        # Logits have a large part in common, which leaves bfloat16 few digits for the rest.
-        mean = tf.reduce_mean(tokens, axis=0)
-        output = tf.cast(tokens - mean, self._dtype)
-        zeros = tf.zeros(len(output), self._dtype)
-        return _Prepared(tokens, get(_POSITIONS), blocks, pair("ln_f"), output, zeros, mean)
+        network = self._network
+        full = np.flatnonzero(columns == network._context)
+        kept = network._context // 2
+        windows = []
+        for row in full:
+            prompt, tokens = self._search.sequence(row)
+            head = prompt[: kept // 2]
+            # The last token is not in the cache yet.
+            windows.append(head + (prompt[len(head) :] + tokens)[len(head) - kept : -1])
+        ids, lengths = _beside(windows)
+        _, _, _, *fresh = network._read(ids, lengths, total)
+        behind = cache[0].shape[0] // (network._heads * int(total))
+        rows, columns = rows.copy(), columns.copy()
+        rows[full] = behind + np.arange(len(full))
+        columns[full] = lengths
+        return rows, columns, [tf.concat(parts, axis=0) for parts in zip(cache, fresh, strict=True)]
 
 
 class _Block(NamedTuple):
@@ -367,19 +387,9 @@ class _Prepared(NamedTuple):
     mean: Any
 
 
-def _centred(x):
-    """Take the mean off what is along the last axis."""
-    return x - tf.reduce_mean(x, axis=-1, keepdims=True)
-
-
 def _hidden(later):
     """Return what hides columns when it is added to attention's scores."""
     return tf.where(later, -1e9, 0.0)
-
-
-def _even(length: int, count: int) -> list[int]:
-    """Return `count` sizes that differ by one at most."""
-    return [(length + place) // count for place in range(count)]
 
 
 def _beside(prompts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:

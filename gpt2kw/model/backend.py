@@ -43,7 +43,7 @@ with _standard_error_aside():
     tf.config.list_physical_devices()
     tf.get_logger().setLevel("ERROR")
 
-__all__ = ["choose_precision", "tf"]
+__all__ = ["choose_precision", "separate_cores", "tf"]
 
 
 def choose_precision(wanted: str) -> tf.DType:
@@ -57,6 +57,23 @@ def choose_precision(wanted: str) -> tf.DType:
     oldest = min(detail.get("compute_capability", (0, 0)) for detail in details)
     # Ampere, 8.0, was the first with bfloat16; Volta, 7.0, the first to gain by float16.
     return tf.bfloat16 if oldest >= (8, 0) else tf.float16 if oldest >= (7, 0) else tf.float32
+
+
+def separate_cores(cores: int, *, begin: bool) -> int:
+    """Return over how many of these cores work may be spread that does not share operations.
+
+    For that, each operation must stay on one core. That is so if TensorFlow was set up for
+    it before; or if this is to `begin` with it, and TensorFlow has not run anything yet.
+    Small operations gain more by not waiting for one another than by being divided.
+    """
+    if cores < 2 or tf.config.list_physical_devices("GPU"):
+        return 1
+    threading = tf.config.threading
+    if begin:
+        # It has run something.
+        with contextlib.suppress(RuntimeError):
+            threading.set_intra_op_parallelism_threads(1)
+    return cores if threading.get_intra_op_parallelism_threads() == 1 else 1
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -6,6 +6,7 @@ Knows no TensorFlow, so that it may be given before that is imported.
 import os
 
 from gpt2kw.errors import UserError
+from gpt2kw.model.cores import usable_cores
 
 _VARIABLE = "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"
 """With 1 in it, TensorFlow's products on a CPU lay out their weights once and not at each call.
@@ -17,6 +18,11 @@ def freeze_weights() -> None:
     """Promise that no weights will change in this process; before the first text is written."""
     global _frozen
     _frozen = True
+
+
+def cores_for_writing() -> int:
+    """Return how many cores this process may use for writing texts alone; 1 if unpromised."""
+    return usable_cores() if _frozen else 1
 
 
 def keep_ready(precision: str) -> None:

@@ -30,6 +30,7 @@ from ray.train import (
 from ray.train.tensorflow import TensorflowTrainer
 
 from gpt2kw.errors import UserError
+from gpt2kw.model.cores import usable_cores
 from gpt2kw.model.runs import TOKENS_FOLDER, Checkpoint, Run
 from gpt2kw.text.parallel import connected
 from gpt2kw.training.options import FinetuneOptions
@@ -294,7 +295,7 @@ def _train(task: _Task, context: Any, chief: bool, stop: Stop, bar: Any) -> Fine
     from gpt2kw.training.team import Team
 
     # Processes of a machine would each use all of its cores.
-    cores = max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())
+    cores = max(1, usable_cores() // context.get_local_world_size())
     tf.config.threading.set_intra_op_parallelism_threads(cores)
     tf.config.threading.set_inter_op_parallelism_threads(cores)
     # Before any other operation, for TensorFlow sets up its devices only once.

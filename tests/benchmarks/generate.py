@@ -81,7 +81,8 @@ def gpt2kw_way(task: Task, way: str) -> Write:
             )
             for place, prompt in enumerate(prompts.tolist())
         ]
-        network.decode(prompts.tolist(), Sampler(texts, sampling, rules))
+        samplers = [Sampler(share, sampling, rules) for share in network.shares(texts)]
+        network.decode(prompts.tolist(), *samplers)
         return np.concatenate([prompts, [text.tokens for text in texts]], axis=1)
 
     return write
