@@ -141,13 +141,15 @@ def test_a_search_that_fails_stops_the_others(model):
     network.decode(some, Sampler(paths(some), Sampling(), rules(model, 10)))
 
 
-def test_each_core_that_has_its_own_rows_gets_some_that_are_worth_it(model, monkeypatch):
+def test_each_core_gets_whole_groups_of_rows_that_are_worth_it(model, monkeypatch):
     network = CachedNetwork(model.weights, model.config, tf.float32)
-    assert network.shares(range(100)) == [range(100)]
-    monkeypatch.setattr(network, "_cores", 3)
-    assert network.shares(range(1)) == [range(1)]
-    assert network.shares(range(9)) == [range(4), range(4, 9)]
-    assert network.shares(range(100)) == [range(33), range(33, 66), range(66, 100)]
+    groups = [[number] * 2 for number in range(9)]
+    assert network.shares(groups) == [groups]
+    monkeypatch.setattr(network, "_cores", 4)
+    assert network.shares(groups) == [groups[:2], groups[2:4], groups[4:6], groups[6:]]
+    assert network.shares(groups[:4]) == [groups[:2], groups[2:4]]
+    assert network.shares(groups[:1]) == [groups[:1]]
+    assert network.shares([[0] * 100]) == [[[0] * 100]]
 
 
 def test_a_text_ends_behind_its_stop_and_the_others_go_on(model):

@@ -45,7 +45,7 @@ def test_titles_begin_with_the_prefix_and_show_no_prompt(generator):
     for title in generator.generate(keywords="wall", category="cats", prefix="My cat", seed=0):
         assert title.startswith("My cat")
         assert "~^" not in title
-        assert "<|" not in title
+        assert "<|startoftext|>" not in title
 
 
 def test_structural_tokens_are_never_chosen_inside_a_title(model, generator):

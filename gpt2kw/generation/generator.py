@@ -17,7 +17,8 @@ from gpt2kw.generation.network import CachedNetwork
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.generation.output import lines
 from gpt2kw.generation.ranking import LeftOut, Text, cut
-from gpt2kw.generation.sampling import Path, Rules, Sampler, Sampling
+from gpt2kw.generation.resampling import Resampler
+from gpt2kw.generation.sampling import Path, Rules, Sampling
 from gpt2kw.generation.transforms import bad_words, no_repeat_ngrams, repetition_penalty
 from gpt2kw.generation.word_filter import WordFilter
 from gpt2kw.model.backend import choose_precision
@@ -273,22 +274,21 @@ class Generator:
     ) -> None:
         """Give each draft a round of candidates that are led to its keywords."""
         prompts: dict[tuple[int, ...], int] = {}
-        owners, paths = [], []
+        candidates = []
         for draft in drafts:
             prompt = prompts.setdefault(draft.asked.prompt, len(prompts))
-            for place in range(draft.size):
-                numbers = (seed, draft.request, draft.number, draft.rounds, place)
-                paths.append(_begin(draft.asked, prompt, np.random.default_rng(numbers)))
-                owners.append(draft)
+            numbers = (seed, draft.request, draft.number, draft.rounds)
+            randoms = (np.random.default_rng((*numbers, place)) for place in range(draft.size))
+            candidates.append([_begin(draft.asked, prompt, random) for random in randoms])
             draft.rounds += 1
         sampling = Sampling(
             options.temperature, options.top_k, options.top_p, options.min_p, options.typical_p
         )
-        shares = self._network.shares(paths)
-        samplers = [Sampler(share, sampling, rules) for share in shares]
-        self._network.decode([list(prompt) for prompt in prompts], *samplers)
-        for draft, path in zip(owners, paths, strict=True):
-            draft.candidates.append(self._read_path(draft, path, options))
+        shares = self._network.shares(candidates)
+        searches = [Resampler(share, sampling, rules) for share in shares]
+        self._network.decode([list(prompt) for prompt in prompts], *searches)
+        for draft, paths in zip(drafts, candidates, strict=True):
+            draft.candidates += [self._read_path(draft, path, options) for path in paths]
 
     def _search(
         self, portions: Iterable[Portion], options: GenerateOptions, editor: "_Editor"

@@ -30,6 +30,14 @@ have ended the text."""
 _CONTINUE = 4.0
 """Nats for the tokens that complete a keyword of several, on top of the push."""
 _NEVER = 10**6
+_WORTH = 4.0
+"""Nats that a text may be odder by for each keyword that it has, and not be given up."""
+_PENDING, _BEGUN = 0.7, 0.4
+"""What share of that it may for a keyword that may still go on, or is begun."""
+_REPETITION = 2.0
+"""Nats that a text is worse by for each longer token that came before."""
+_LONG = 4
+"""Letters of such tokens."""
 
 
 @dataclass
@@ -59,6 +67,8 @@ class Lexicon:
         self.pieces = tokenizer.pieces() + [b""] * (rows - tokenizer.size)
         self.goes_on = np.array([_goes_on(piece) for piece in self.pieces])
         """bool [rows]: the tokens that lengthen a word that stands before them."""
+        self.long = [len(piece.strip()) >= _LONG for piece in self.pieces]
+        """For each token, whether it says much."""
         # Added to scores, for sums take a tenth of the time of choosing by a mask.
         self.against_going_on = np.where(self.goes_on, -_CONTINUE, 0).astype(np.float32)
         self.no_going_on = np.where(self.goes_on, -np.inf, 0).astype(np.float32)
@@ -154,6 +164,9 @@ class KeywordGuide:
         self._begun: list[tuple[int, _Node]] = []
         """Keywords whose first tokens stand at the end of the text."""
         self._wish = 0.0
+        self._repeated = 0
+        """The longer tokens that came before."""
+        self._seen: frozenset[int] = frozenset()
         self.forced = 0
         """The tokens for which there was no choice but to go on with a keyword."""
         if text:
@@ -165,9 +178,20 @@ class KeywordGuide:
         twin.__dict__.update(self.__dict__)
         return twin
 
+    @property
+    def merit(self) -> float:
+        """How promising what the text has is, in nats: its keywords less what it repeats."""
+        there = len(self._plan.keywords) - len(self._missing) + _PENDING * len(self._pending)
+        if any(k not in self._pending for k, _ in self._begun):
+            there += _BEGUN
+        return _WORTH * there - _REPETITION * self._repeated
+
     def add(self, token: int) -> None:
         """Take note of a token that was chosen."""
         plan = self._plan
+        if plan.lexicon.long[token]:
+            self._repeated += token in self._seen
+            self._seen |= {token}
         tries = plan.behind if self._text else plan.starts
         reached = [*self._begun, *((k, tries[k]) for k in self._missing)]
         self._begun = [(k, n.children[token]) for k, n in reached if token in n.children]
@@ -216,13 +240,14 @@ class KeywordGuide:
         plan = self._plan
         push = np.float32(_PUSH + _PUSH_GROWS * min(1.0, self._wish))
         begun = [node.children for k, node in self._begun if k not in self._pending]
-        going_on = np.array([token for children in begun for token in children], np.int64)
+        going_on = [token for children in begun for token in children]
         # What goes on with a keyword gets no more for beginning one too.
-        pushed = scores[going_on] + (push + np.float32(_CONTINUE))
+        pushed = scores[going_on] + (push + np.float32(_CONTINUE)) if going_on else None
         if not self._pending:
             # Behind a keyword comes something else, if the model likes.
             scores[plan.first_tokens(tuple(absent), not self._text)] += push
-        scores[going_on] = pushed
+        if going_on:
+            scores[going_on] = pushed
 
     def _close(self, scores: np.ndarray) -> None:
         """Make it less likely that a word which is a keyword grows into another one."""

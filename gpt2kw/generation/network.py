@@ -52,7 +52,10 @@ class Search(Protocol):
         """
 
     def compact(self) -> np.ndarray:
-        """Forget the rows that have ended; return the places of the others, int32."""
+        """Forget the rows that have ended; return for each other the row that it goes on from.
+
+        int32, usually their own places.
+        """
 
     def sequence(self, row: int) -> tuple[list[int], list[int]]:
         """Return a row's prompt and its tokens, for what the model can't see at once."""
@@ -106,11 +109,12 @@ class CachedNetwork:
         """How matrix products are done."""
         return self._dtype.name
 
-    def shares(self, items: Sequence[Item]) -> list[Sequence[Item]]:
-        """Deal out what is to be decoded: a share for each core that is to have its own."""
-        count = max(1, min(self._cores, len(items) // _LEAST_SHARE))
-        ends = itertools.accumulate(even(len(items), count), initial=0)
-        return [items[start:end] for start, end in itertools.pairwise(ends)]
+    def shares(self, groups: Sequence[Sequence[Item]]) -> list[Sequence[Sequence[Item]]]:
+        """Deal out groups of rows to be decoded: a share for each core that is to have its own."""
+        rows = sum(map(len, groups))
+        count = max(1, min(self._cores, len(groups), rows // _LEAST_SHARE))
+        ends = itertools.accumulate(even(len(groups), count), initial=0)
+        return [groups[start:end] for start, end in itertools.pairwise(ends)]
 
     def decode(self, prompts: Sequence[list[int]], *searches: Search) -> None:
         """Ask each search for tokens until all its rows have ended, all at the same time.

@@ -131,6 +131,8 @@ class Guide(Protocol):
 
     forced: int
     """The tokens for which it left no choice."""
+    merit: float
+    """How promising what the text has is, in nats."""
 
     def steer(self, scores: np.ndarray, logits: np.ndarray, wish_to_end: float, left: int) -> None:
         """Change `scores` in place, for one of the `left` tokens that may still come."""
@@ -160,11 +162,19 @@ class Path:
     """What the tokens cost by the model alone: the sum of -log p."""
     ended: bool = False
     """Whether a stop came, or it is as long as it may be."""
+    weight: float = 0.0
+    """Log of how much likelier the tokens are without the guide than with it; see
+    `gpt2kw.generation.resampling`."""
 
     def copy(self) -> "Path":
         """Return a text that goes on from here by itself."""
         guide = self.guide.copy() if self.guide else None
         return replace(self, guide=guide, tokens=list(self.tokens))
+
+    def follow(self, other: "Path") -> None:
+        """Go on from where `other` is, by this text's own random numbers."""
+        twin = other.copy()
+        self.guide, self.tokens, self.nats = twin.guide, twin.tokens, twin.nats
 
     @property
     def text(self) -> list[int]:
@@ -218,20 +228,35 @@ class Rules:
             paths: the texts; nothing is done for those that have ended.
             out: where to, if not into a new array.
         """
+        scores = self.unguided(values, paths, out)
+        self.guide(scores, values, totals, paths)
+        return scores
+
+    def unguided(
+        self, values: np.ndarray, paths: Sequence[Path], out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return what `scores` does, without the guides."""
         scores = np.add(values, self._bias, out=out)
+        if self.transforms:
+            for row, path in enumerate(paths):
+                if path.ended:
+                    continue
+                for transform in self.transforms:
+                    transform(scores[row], path)
+                if scores[row].max() == -np.inf:
+                    # Nothing is left: better a text that breaks a wish than none.
+                    np.add(values[row], self._bias, out=scores[row])
+        return scores
+
+    def guide(
+        self, scores: np.ndarray, values: np.ndarray, totals: np.ndarray, paths: Sequence[Path]
+    ) -> None:
+        """Let the guides change what `unguided` gave for these values."""
         ends = np.exp(values[:, list(self.stops)] - totals[:, None]).sum(axis=1)
         for row, path in enumerate(paths):
-            if path.ended:
-                continue
-            for transform in self.transforms:
-                transform(scores[row], path)
-            if self.transforms and scores[row].max() == -np.inf:
-                # Nothing is left: better a text that breaks a wish than none.
-                np.add(values[row], self._bias, out=scores[row])
-            if path.guide:
+            if path.guide and not path.ended:
                 left = self.max_tokens - len(path.tokens)
                 path.guide.steer(scores[row], values[row], float(ends[row]), left)
-        return scores
 
 
 class Sampler:
@@ -245,15 +270,23 @@ class Sampler:
         self._paths = list(paths)
         self._sampling = sampling
         self._rules = rules
-        self._scores = np.empty((0, 0), np.float32)
-        """Kept, for new memory costs as much time as the sums in it."""
+        self._room = np.empty((0, 0), np.float32)
 
     def choose(self, logits, totals):
         """See `Search`."""
+        scores = self._rules.scores(logits, totals, self._paths, self._room_for(logits))
+        tokens = self._add(scores, logits, totals)
+        return tokens, np.arange(len(tokens), dtype=np.int32), self._goes_on()
+
+    def _room_for(self, logits):
+        """Return room for scores, which is kept: new memory costs as much time as sums in it."""
+        if self._room.shape != logits.shape:
+            self._room = np.empty_like(logits)
+        return self._room
+
+    def _add(self, scores, logits, totals):
+        """Add a token to each text that goes on, and return them."""
         rules, paths = self._rules, self._paths
-        if self._scores.shape != logits.shape:
-            self._scores = np.empty_like(logits)
-        scores = rules.scores(logits, totals, paths, self._scores)
         uniforms = np.array([path.random.random() for path in paths])
         tokens = self._sampling.draw(scores, uniforms)
         costs = totals - logits[np.arange(len(tokens)), tokens]
@@ -261,10 +294,12 @@ class Sampler:
             if not path.ended:
                 path.add(token, cost)
                 path.ended = token in rules.stops or len(path.tokens) == rules.max_tokens
-        running = sum(not path.ended for path in paths)
+        return tokens
+
+    def _goes_on(self):
+        running = sum(not path.ended for path in self._paths)
         # Dropping rows costs a copy of the others' cache.
-        goes_on = running > 0.75 * len(paths)
-        return tokens, np.arange(len(paths), dtype=np.int32), goes_on
+        return running > 0.75 * len(self._paths)
 
     def compact(self):
         """See `Search`."""

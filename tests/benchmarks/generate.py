@@ -54,8 +54,9 @@ def gpt2kw_way(task: Task, way: str) -> Write:
     """Load the model and return one of gpt2kw's own ways of continuing prompts."""
     from gpt2kw.generation.guide import KeywordPlan, Lexicon
     from gpt2kw.generation.network import CachedNetwork
+    from gpt2kw.generation.resampling import Resampler
     from gpt2kw.generation.sampling import Path as Text
-    from gpt2kw.generation.sampling import Rules, Sampler, Sampling
+    from gpt2kw.generation.sampling import Rules, Sampling
     from gpt2kw.model.backend import choose_precision
     from gpt2kw.model.folder import Model
     from gpt2kw.model.frozen import freeze_weights
@@ -81,8 +82,8 @@ def gpt2kw_way(task: Task, way: str) -> Write:
             )
             for place, prompt in enumerate(prompts.tolist())
         ]
-        samplers = [Sampler(share, sampling, rules) for share in network.shares(texts)]
-        network.decode(prompts.tolist(), *samplers)
+        shares = network.shares([[text] for text in texts])
+        network.decode(prompts.tolist(), *(Resampler(share, sampling, rules) for share in shares))
         return np.concatenate([prompts, [text.tokens for text in texts]], axis=1)
 
     return write
