@@ -17,7 +17,7 @@ from gpt2kw.generation.network import CachedNetwork
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.generation.output import lines
 from gpt2kw.generation.ranking import LeftOut, Text, cut
-from gpt2kw.generation.resampling import Resampler
+from gpt2kw.generation.resampling import Resampler, populations
 from gpt2kw.generation.sampling import Path, Rules, Sampling
 from gpt2kw.generation.transforms import bad_words, no_repeat_ngrams, repetition_penalty
 from gpt2kw.generation.word_filter import WordFilter
@@ -284,7 +284,8 @@ class Generator:
         sampling = Sampling(
             options.temperature, options.top_k, options.top_p, options.min_p, options.typical_p
         )
-        shares = self._network.shares(candidates)
+        groups = [group for paths in candidates for group in populations(paths)]
+        shares = self._network.shares(groups)
         searches = [Resampler(share, sampling, rules) for share in shares]
         self._network.decode([list(prompt) for prompt in prompts], *searches)
         for draft, paths in zip(drafts, candidates, strict=True):

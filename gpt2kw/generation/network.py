@@ -10,15 +10,14 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from gpt2kw.generation.prepared import Prepared, centred, even, prepare
+from gpt2kw.generation.prepared import Prepared, centred, prepare
 from gpt2kw.model.backend import separate_cores, tf
+from gpt2kw.model.cores import Item, deal
 from gpt2kw.model.frozen import cores_for_writing, keep_ready
-
-Item = TypeVar("Item")
 
 _WIDTH = 8
 """Prompts are padded to a multiple of this many tokens."""
@@ -112,9 +111,7 @@ class CachedNetwork:
     def shares(self, groups: Sequence[Sequence[Item]]) -> list[Sequence[Sequence[Item]]]:
         """Deal out groups of rows to be decoded: a share for each core that is to have its own."""
         rows = sum(map(len, groups))
-        count = max(1, min(self._cores, len(groups), rows // _LEAST_SHARE))
-        ends = itertools.accumulate(even(len(groups), count), initial=0)
-        return [groups[start:end] for start, end in itertools.pairwise(ends)]
+        return deal(groups, max(1, min(self._cores, len(groups), rows // _LEAST_SHARE)))
 
     def decode(self, prompts: Sequence[list[int]], *searches: Search) -> None:
         """Ask each search for tokens until all its rows have ended, all at the same time.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt2kw.model.backend import tf
+from gpt2kw.model.cores import deal
 from gpt2kw.model.folder import EMBEDDING
 
 _POSITIONS = "transformer.wpe.weight"
@@ -60,7 +61,8 @@ def prepare(weights: Mapping[str, Any], config: Mapping[str, Any], dtype: tf.DTy
 
     def in_parts(weight, bias):
         count = -(-weight.shape[0] // _LONGEST_SUM)
-        parts = tf.split(tf.cast(weight, dtype), even(weight.shape[0], count))
+        sizes = [len(part) for part in deal(range(weight.shape[0]), count)]
+        parts = tf.split(tf.cast(weight, dtype), sizes)
         bias = tf.cast(bias, dtype)
         # Each part has a bias, for products without one are not kept ready.
         return list(zip(parts, [bias] + [tf.zeros_like(bias)] * (count - 1), strict=True))
@@ -90,8 +92,3 @@ def prepare(weights: Mapping[str, Any], config: Mapping[str, Any], dtype: tf.DTy
 def centred(x: tf.Tensor) -> tf.Tensor:
     """Take the mean off what is along the last axis."""
     return x - tf.reduce_mean(x, axis=-1, keepdims=True)
-
-
-def even(length: int, count: int) -> list[int]:
-    """Return `count` sizes that differ by one at most."""
-    return [(length + place) // count for place in range(count)]

@@ -16,26 +16,41 @@ from collections.abc import Sequence
 import numpy as np
 
 from gpt2kw.generation.sampling import Path, Rules, Sampler, Sampling
+from gpt2kw.model.cores import deal
 
+_POPULATION = 8
+"""Candidates that may replace one another, at most."""
 _EVERY = 4
 """Tokens between two times at which candidates may replace one another."""
 _LEAST = 0.5
 """They do if they are worth less than this share of their number."""
 
 
+def populations(candidates: Sequence[Path]) -> list[Sequence[Path]]:
+    """Part the candidates for a text into those that may replace one another.
+
+    Several, for those that are left at the end of one have much in common; and so that one text
+    keeps more than one core busy.
+    """
+    return deal(candidates, -(-len(candidates) // _POPULATION))
+
+
 class Resampler(Sampler):
-    """A `Search` that draws the tokens of each text's candidates together."""
+    """A `Search` that draws the tokens of populations of candidates."""
 
     def __init__(
-        self, candidates: Sequence[Sequence[Path]], sampling: Sampling, rules: Rules
+        self, populations: Sequence[Sequence[Path]], sampling: Sampling, rules: Rules
     ) -> None:
-        """Continue the `candidates` for each text, which have the same prompt and are changed."""
-        super().__init__(list(itertools.chain(*candidates)), sampling, rules)
-        self._texts = [number for number, paths in enumerate(candidates) for _ in range(len(paths))]
-        """For each row, the number of the text that it is for."""
+        """Continue texts, which are changed; those of a population have the same prompt."""
+        super().__init__(list(itertools.chain(*populations)), sampling, rules)
+        self._populations = [
+            number for number, paths in enumerate(populations) for _ in range(len(paths))
+        ]
+        """For each row, the number of its population."""
         self._parents = np.arange(len(self._paths), dtype=np.int32)
         """For each row, the one whose past it goes on from."""
         self._steps = 0
+        self._powers = np.empty((0, 0), np.float32)
 
     def choose(self, logits, totals):
         """See `Search`."""
@@ -46,8 +61,7 @@ class Resampler(Sampler):
         rules.guide(scores, logits, totals, paths)
         running = [row for row, path in enumerate(paths) if not path.ended]
         tokens = self._add(scores, logits, totals)
-        temperature = np.float32(self._sampling.temperature)
-        weights = _log_shares(own, tokens, temperature) - _log_shares(scores, tokens, temperature)
+        weights = self._log_shares(own, tokens) - self._log_shares(scores, tokens)
         for row in running:
             paths[row].weight += float(weights[row])
         self._steps += 1
@@ -57,10 +71,22 @@ class Resampler(Sampler):
         changed = (self._parents != np.arange(len(paths))).any()
         return tokens, np.arange(len(paths), dtype=np.int32), self._goes_on() and not changed
 
+    def _log_shares(self, scores, tokens):
+        """Return the logarithm of the probability of each row's token, float32 [rows]."""
+        if self._powers.shape != scores.shape:
+            self._powers = np.empty_like(scores)
+        temperature = np.float32(self._sampling.temperature)
+        highest = scores.max(axis=1)
+        powers = np.subtract(scores, highest[:, None], out=self._powers)
+        powers /= temperature
+        sums = np.exp(powers, out=powers).sum(axis=1)
+        chosen = scores[np.arange(len(tokens)), tokens]
+        return (chosen - highest) / temperature - np.log(sums)
+
     def _resample(self) -> None:
-        """Let candidates replace others of the same text where these are worth little."""
+        """Let texts replace others of their population where these are worth little."""
         running = (row for row, path in enumerate(self._paths) if not path.ended)
-        for _, group in itertools.groupby(running, self._texts.__getitem__):
+        for _, group in itertools.groupby(running, self._populations.__getitem__):
             rows = list(group)
             paths = [self._paths[row] for row in rows]
             weights = np.array([path.weight + path.guide.merit for path in paths if path.guide])
@@ -84,7 +110,7 @@ class Resampler(Sampler):
     def compact(self):
         """See `Search`."""
         going = super().compact()
-        self._texts = [self._texts[row] for row in going]
+        self._populations = [self._populations[row] for row in going]
         return self._parents[going]
 
 
@@ -97,11 +123,3 @@ def _systematic(shares: np.ndarray, uniform: float) -> list[int]:
     count = len(shares)
     places = np.searchsorted(np.cumsum(shares), (np.arange(count) + uniform) / count)
     return np.bincount(np.minimum(places, count - 1), minlength=count).tolist()
-
-
-def _log_shares(scores: np.ndarray, tokens: np.ndarray, temperature: np.float32) -> np.ndarray:
-    """Return the logarithm of the probability of each row's token, float32 [rows]."""
-    highest = scores.max(axis=1)
-    powers = np.exp((scores - highest[:, None]) / temperature)
-    chosen = scores[np.arange(len(tokens)), tokens]
-    return (chosen - highest) / temperature - np.log(powers.sum(axis=1))

@@ -15,7 +15,11 @@ _frozen = False
 
 
 def freeze_weights() -> None:
-    """Promise that no weights will change in this process; before the first text is written."""
+    """Promise that no weights will change in this process; before the first text is written.
+
+    With small models each core then writes texts of its own, if TensorFlow has not run
+    anything yet.
+    """
     global _frozen
     _frozen = True
 
