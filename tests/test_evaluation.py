@@ -13,8 +13,14 @@ from gpt2kw.errors import UserError
 from gpt2kw.evaluation.bootstrap import Measurement
 from gpt2kw.evaluation.coverage import as_written
 from gpt2kw.evaluation.data import Prompt, Training, peoples_texts, read_prompts, repeated, shuffled
-from gpt2kw.evaluation.figures import Column, Figure, coverage_figures, finish_figures
-from gpt2kw.evaluation.likelihood import Scorer, find_judge, perplexity
+from gpt2kw.evaluation.figures import (
+    Column,
+    Figure,
+    coverage_figures,
+    finish_figures,
+    judge_figures,
+)
+from gpt2kw.evaluation.likelihood import Score, Scorer, find_judge, perplexity
 from gpt2kw.evaluation.options import EvaluateOptions
 from gpt2kw.evaluation.report import compare
 from gpt2kw.evaluation.trigrams import Trigrams, check_trigrams
@@ -182,6 +188,22 @@ def test_a_judge_reads_the_text_alone(tiny_model):
     short, long = scorer.alone(["My cat", "My cat stares at the wall"])
     assert 0 < short.nats < long.nats
     assert short.tokens < long.tokens
+
+
+class Counting:
+    """A judge that scored texts already."""
+
+    tokens_are_words = True
+
+
+def test_a_judge_compares_the_texts_that_compare_fairly():
+    column = Column([[Document(Record(title="a cat"))] * 2, [Document(Record(title="dog"))]])
+    scores = [[Score(5.0, 2), Score(9.0, 3)], [Score(3.0, 1)]]
+    found = {f.name: f for f in judge_figures(column, scores, Counting(), [1, None])}
+    assert found["by the judge, per word"].measured.counts.tolist() == [[14, 5], [3, 1]]
+    assert found["by the judge, all covered"].measured.counts.tolist() == [[9, 3], [0, 0]]
+    none = {f.name for f in judge_figures(column, scores, Counting(), [None, None])}
+    assert none == {"by the judge, per word", "unknown to the judge"}
 
 
 def test_trigrams_judge_whether_neighbouring_words_go_together():

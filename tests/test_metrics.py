@@ -14,6 +14,7 @@ from gpt2kw.evaluation.coverage import (
     are_side_by_side,
     as_written,
     coverage,
+    covered_by_all,
     matches,
     missing_keywords,
 )
@@ -96,6 +97,15 @@ def test_an_inflection_is_a_match(forms, keyword, text):
 )
 def test_other_words_are_none(forms, keyword, text):
     assert not matches(keyword, words(text), forms)
+
+
+def test_only_texts_without_missing_keywords_are_compared_where_all_writers_have_one(forms):
+    asked = [["cat"], ["dog", "sun"], ["tree"]]
+    one = [["no", "cats sat"], ["dog", "sun"], ["tree"]]
+    two = [["the cat", "cat"], ["the dog: sun"], ["no"]]
+    texts = [[[words(text) for text in some] for some in own] for own in (one, two)]
+    assert covered_by_all(asked, texts, forms) == [[1, None, None], [0, None, None]]
+    assert covered_by_all(asked, texts[1:], forms) == [[0, 0, None]]
 
 
 def test_coverage_counts_any_form_and_the_very_word(forms):

@@ -63,6 +63,38 @@ def coverage(keywords: Sequence[str], text: Words, forms: Forms) -> Coverage:
     return Coverage(total, covered, total - len(missing_keywords(keywords, text, as_written)))
 
 
+def covered_by_all(
+    keywords: Sequence[Sequence[str]], texts: Sequence[Sequence[Sequence[Words]]], forms: Forms
+) -> list[list[int | None]]:
+    """Return which texts compare fairly: those that leave out no keyword.
+
+    A text that leaves keywords out is likelier for it, since keywords are the rare words.
+
+    Args:
+        keywords: of each prompt.
+        texts: of several writers, each for all of these prompts.
+        forms: see `places`.
+
+    Returns:
+        For each writer the place of its first text with all keywords for each prompt, or None
+        where one of the writers has no such text.
+    """
+    found = [
+        [
+            next(
+                (n for n, text in enumerate(some) if not missing_keywords(asked, text, forms)), None
+            )
+            for asked, some in zip(keywords, own, strict=True)
+        ]
+        for own in texts
+    ]
+    common = [None not in places for places in zip(*found, strict=True)]
+    return [
+        [place if fair else None for place, fair in zip(places, common, strict=True)]
+        for places in found
+    ]
+
+
 def are_side_by_side(keywords: Sequence[str], text: Words, forms: Forms) -> bool | None:
     """Whether one keyword directly follows another; None if the text has not two of them.
 

@@ -1,7 +1,7 @@
 """From the texts of a column of the report to its figures."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Literal
@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from gpt2kw.evaluation.bootstrap import Measurement
-from gpt2kw.evaluation.coverage import Forms, are_side_by_side, coverage
+from gpt2kw.evaluation.coverage import Forms, are_side_by_side, coverage, covered_by_all
 from gpt2kw.evaluation.data import Prompt, Texts, Training, text_of
 from gpt2kw.evaluation.diversity import distinct, self_bleu
 from gpt2kw.evaluation.form import length_counts, length_distance
@@ -270,11 +270,26 @@ def perplexity_figure(
 
 
 def judge_figures(
-    column: Column, scores: Sequence[Sequence[Score | None]], judge: Judge
+    column: Column,
+    scores: Sequence[Sequence[Score | None]],
+    judge: Judge,
+    fair: Sequence[int | None],
 ) -> Iterator[Figure]:
-    """Yield how likely the judge finds the texts, and how much of them it does not know."""
+    """Yield how likely the judge finds the texts, and how much of them it does not know.
+
+    `fair` is for each prompt the place of the text that compares fairly; see `covered_by_all`.
+    """
     words = None if judge.tokens_are_words else column.words
     yield perplexity_figure("by the judge, per word", scores, words)
+    if any(place is not None for place in fair):
+        compared = [
+            [score if place == chosen else None for place, score in enumerate(some)]
+            for chosen, some in zip(fair, scores, strict=True)
+        ]
+        yield replace(
+            perplexity_figure("by the judge, all covered", compared, words),
+            sources=(perplexity, covered_by_all),
+        )
     if judge.tokens_are_words:
         found = [[score for score in some if score] for some in scores]
         rows = [

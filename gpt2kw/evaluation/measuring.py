@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from gpt2kw.evaluation.coverage import missing_keywords
+from gpt2kw.evaluation.coverage import covered_by_all, missing_keywords
 from gpt2kw.evaluation.data import (
     Texts,
     Training,
@@ -269,10 +269,20 @@ class _Evaluation:
 
     def judge(self, judge: Judge) -> None:
         """Measure how likely another model finds the texts."""
+        fair = dict.fromkeys(self._columns, [None] * len(self._prompts))
+        if len(self._written) > 1:
+            asked = [prompt.keywords for prompt in self._prompts]
+            texts = [column.words for column in self._written.values()]
+            places = covered_by_all(asked, texts, self._forms)
+            # Of people's texts the first; these have all keywords as it is.
+            people = [None if place is None else 0 for place in places[0]]
+            fair = dict.fromkeys(self._columns, people) | dict(
+                zip(self._written, places, strict=True)
+            )
         for name, column in self._columns.items():
             scores = judge.alone([text for some in column.strings for text in some])
             by_prompt = _regrouped(scores, column.texts)
-            self._figures[name] += judge_figures(column, by_prompt, judge)
+            self._figures[name] += judge_figures(column, by_prompt, judge, fair[name])
 
     def report(self, seconds: float) -> Report:
         """Return what was found."""
