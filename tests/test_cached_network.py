@@ -143,13 +143,15 @@ def test_a_search_that_fails_stops_the_others(model):
 
 def test_each_core_gets_whole_groups_of_rows_that_are_worth_it(model, monkeypatch):
     network = CachedNetwork(model.weights, model.config, tf.float32)
-    groups = [[number] * 2 for number in range(9)]
+    groups = [[number] * 2 for number in range(8)]
     assert network.shares(groups) == [groups]
     monkeypatch.setattr(network, "_cores", 4)
     assert network.shares(groups) == [groups[:2], groups[2:4], groups[4:6], groups[6:]]
     assert network.shares(groups[:4]) == [groups[:2], groups[2:4]]
     assert network.shares(groups[:1]) == [groups[:1]]
     assert network.shares([[0] * 100]) == [[[0] * 100]]
+    large, small = [[0] * 6], [[1]] * 6
+    assert network.shares([*large, *small]) == [large, small[:2], small[2:]]
 
 
 def test_a_text_ends_behind_its_stop_and_the_others_go_on(model):

@@ -1,6 +1,7 @@
 """A process that promises to train nothing writes the same texts, faster, and trains nothing."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -50,7 +51,7 @@ def test_texts_are_the_same_and_training_is_refused(clear_model, training_text, 
     threads, texts = json.loads(result.stdout)
     assert texts == expected, result.stderr
     assert threads == (1 if usable_cores() > 1 else 0)
-    assert "is 1, with which TensorFlow does not see that weights change; unset it" in result.stderr
+    assert "this process has called gpt2kw.freeze_weights; fine-tune in another" in result.stderr
     assert not (here / "checkpoint/run1").exists()
 
 
@@ -63,9 +64,14 @@ def promised(monkeypatch):
 
 def test_only_products_in_bfloat16_are_kept_ready(promised):
     frozen.keep_ready("float32")
-    frozen.check_weights_may_change()
+    assert os.environ[frozen._VARIABLE] == "0"
     frozen.keep_ready("bfloat16")
-    with pytest.raises(UserError, match="is 1, with which"):
+    assert os.environ[frozen._VARIABLE] == "1"
+
+
+def test_a_process_that_was_frozen_from_outside_does_not_train(monkeypatch):
+    monkeypatch.setenv(frozen._VARIABLE, "1")
+    with pytest.raises(UserError, match="is 1, with which TensorFlow does not see"):
         frozen.check_weights_may_change()
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gpt2kw.generation.guide import KeywordPlan, Lexicon
 from gpt2kw.generation.network import CachedNetwork
-from gpt2kw.generation.resampling import Resampler, _systematic
+from gpt2kw.generation.resampling import Resampler, _systematic, populations
 from gpt2kw.generation.sampling import Path, Rules, Sampler, Sampling
 from gpt2kw.generation.transforms import repetition_penalty
 from gpt2kw.model.backend import tf
@@ -143,6 +143,33 @@ def test_texts_that_have_ended_stay_as_they_are():
         ask(search, [1, 1, 1, 1, 1, -30])
         search.compact()
     assert paths[0].tokens == first
+
+
+class Forcing(Taste):
+    """A guide that leaves one token only, even a forbidden one."""
+
+    def steer(self, scores, logits, wish_to_end, left):
+        scores[:] = -np.inf
+        scores[self.token] = logits[self.token]
+
+
+def test_candidates_that_are_all_forced_onto_a_forbidden_token_stay_as_they_are():
+    def forbid(scores, path):
+        scores[2] = -np.inf
+
+    paths = candidates(5, lambda: Forcing(2))
+    search = Resampler([paths], WARM, rules(transforms=(forbid,)))
+    for _ in range(8):
+        with np.errstate(invalid="raise"):
+            ask(search, [1, 1, 1, 1, 1, -30])
+        assert search.compact().tolist() == [0, 1, 2, 3, 4]
+    assert all(path.tokens == [2] * 8 for path in paths)
+
+
+def test_candidates_are_parted_into_even_populations():
+    assert [len(part) for part in populations(range(16))] == [8, 8]
+    assert [len(part) for part in populations(range(17))] == [5, 6, 6]
+    assert [list(part) for part in populations(range(3))] == [[0, 1, 2]]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """How likely texts are under a model, in nats, so that models with other tokens compare."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -8,7 +9,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from gpt2kw.errors import UserError
-from gpt2kw.model.backend import tf
+from gpt2kw.model.backend import operations_stay_on_one_core, tf
+from gpt2kw.model.cores import usable_cores
 from gpt2kw.model.folder import About, Model
 from gpt2kw.model.named import find_model
 from gpt2kw.model.runs import Run
@@ -127,7 +129,8 @@ class Scorer:
 
     def _scores(self, ids: Sequence[list[int]], starts: Sequence[int]) -> list[Score | None]:
         scores: list[Score | None] = [None] * len(ids)
-        for numbers, length in _batches([len(text) for text in ids], self._context):
+
+        def measure(numbers: list[int], length: int) -> None:
             rows = max(1, _TOKENS // length)
             batch, documents = np.zeros((2, rows, length), np.int32)
             counted = np.zeros((rows, length), np.float32)
@@ -139,6 +142,11 @@ class Scorer:
             nats = self._nats(*map(tf.constant, (batch, documents, counted))).numpy()
             for row, number in enumerate(numbers):
                 scores[number] = Score(float(nats[row]), len(ids[number]) - starts[number])
+
+        batches = _batches([len(text) for text in ids], self._context)
+        with ThreadPoolExecutor(usable_cores() if operations_stay_on_one_core() else 1) as pool:
+            for _ in pool.map(lambda batch: measure(*batch), batches):
+                pass
         return scores
 
 

@@ -274,17 +274,19 @@ class Generator:
     ) -> None:
         """Give each draft a round of candidates that are led to its keywords."""
         prompts: dict[tuple[int, ...], int] = {}
-        candidates = []
+        candidates, groups = [], []
         for draft in drafts:
             prompt = prompts.setdefault(draft.asked.prompt, len(prompts))
             numbers = (seed, draft.request, draft.number, draft.rounds)
             randoms = (np.random.default_rng((*numbers, place)) for place in range(draft.size))
-            candidates.append([_begin(draft.asked, prompt, random) for random in randoms])
+            paths = [_begin(draft.asked, prompt, random) for random in randoms]
+            candidates.append(paths)
+            # If none would do, the next ones had better have little in common.
+            groups += [[path] for path in paths] if draft.rounds else populations(paths)
             draft.rounds += 1
         sampling = Sampling(
             options.temperature, options.top_k, options.top_p, options.min_p, options.typical_p
         )
-        groups = [group for paths in candidates for group in populations(paths)]
         shares = self._network.shares(groups)
         searches = [Resampler(share, sampling, rules) for share in shares]
         self._network.decode([list(prompt) for prompt in prompts], *searches)

@@ -32,12 +32,14 @@ _CONTINUE = 4.0
 _NEVER = 10**6
 _WORTH = 4.0
 """Nats that a text may be odder by for each keyword that it has, and not be given up."""
-_PENDING, _BEGUN = 0.7, 0.4
-"""What share of that it may for a keyword that may still go on, or is begun."""
+_PENDING = 0.7
+"""What counts for a keyword whose word may still go on, as a share of that."""
+_BEGUN = 0.4
+"""What counts if a keyword's first tokens are there."""
 _REPETITION = 2.0
-"""Nats that a text is worse by for each longer token that came before."""
+"""Nats that a text is worse by for each long token that came before."""
 _LONG = 4
-"""Letters of such tokens."""
+"""Letters that a long token has at least."""
 
 
 @dataclass
@@ -67,8 +69,9 @@ class Lexicon:
         self.pieces = tokenizer.pieces() + [b""] * (rows - tokenizer.size)
         self.goes_on = np.array([_goes_on(piece) for piece in self.pieces])
         """bool [rows]: the tokens that lengthen a word that stands before them."""
-        self.long = [len(piece.strip()) >= _LONG for piece in self.pieces]
-        """For each token, whether it says much."""
+        texts = (piece.decode("utf-8", "ignore").strip() for piece in self.pieces)
+        self.long = [len(text) >= _LONG and text.isalpha() for text in texts]
+        """Which tokens are long, mostly the stems of nouns and verbs."""
         # Added to scores, for sums take a tenth of the time of choosing by a mask.
         self.against_going_on = np.where(self.goes_on, -_CONTINUE, 0).astype(np.float32)
         self.no_going_on = np.where(self.goes_on, -np.inf, 0).astype(np.float32)
@@ -165,7 +168,7 @@ class KeywordGuide:
         """Keywords whose first tokens stand at the end of the text."""
         self._wish = 0.0
         self._repeated = 0
-        """The longer tokens that came before."""
+        """How many of the long tokens came before."""
         self._seen: frozenset[int] = frozenset()
         self.forced = 0
         """The tokens for which there was no choice but to go on with a keyword."""

@@ -10,13 +10,17 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from gpt2kw.generation.prepared import Prepared, centred, prepare
-from gpt2kw.model.backend import separate_cores, tf
-from gpt2kw.model.cores import Item, deal
+from gpt2kw.model.backend import (
+    keep_operations_on_one_core,
+    operations_stay_on_one_core,
+    tf,
+)
+from gpt2kw.model.cores import Item
 from gpt2kw.model.frozen import cores_for_writing, keep_ready
 
 _WIDTH = 8
@@ -41,7 +45,7 @@ class Search(Protocol):
     prompt_rows: Sequence[int]
     """For each row at the start, the number of its prompt."""
     reorders: bool
-    """Whether a row may go on from another one's past."""
+    """Whether a row may go on from another one's past at any step; else only at `compact`."""
 
     def choose(self, logits: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
         """Take float32 [rows, vocabulary] and its logarithms of summed powers, [rows].
@@ -51,9 +55,9 @@ class Search(Protocol):
         """
 
     def compact(self) -> np.ndarray:
-        """Forget the rows that have ended; return for each other the row that it goes on from.
+        """Forget the rows that have ended; say which past each other row goes on from.
 
-        int32, usually their own places.
+        Returns the rows of these pasts, int32; usually the places of the rows themselves.
         """
 
     def sequence(self, row: int) -> tuple[list[int], list[int]]:
@@ -86,7 +90,9 @@ class CachedNetwork:
         if not changing:
             keep_ready(dtype.name)
             size = dtype.size * sum(math.prod(weight.shape) for weight in weights.values())
-            self._cores = separate_cores(cores_for_writing(), begin=size <= _SMALL)
+            if size <= _SMALL and cores_for_writing() > 1:
+                keep_operations_on_one_core()
+            self._cores = cores_for_writing() if operations_stay_on_one_core() else 1
         self._ready = None if changing else self._prepare()
         number = tf.TensorSpec([], tf.int32)
         numbers = tf.TensorSpec([None], tf.int32)
@@ -108,10 +114,15 @@ class CachedNetwork:
         """How matrix products are done."""
         return self._dtype.name
 
-    def shares(self, groups: Sequence[Sequence[Item]]) -> list[Sequence[Sequence[Item]]]:
+    def shares(self, groups: Sequence[Sequence[Item]]) -> list[list[Sequence[Item]]]:
         """Deal out groups of rows to be decoded: a share for each core that is to have its own."""
         rows = sum(map(len, groups))
-        return deal(groups, max(1, min(self._cores, len(groups), rows // _LEAST_SHARE)))
+        count = max(1, min(self._cores, rows // _LEAST_SHARE))
+        starts = itertools.accumulate(map(len, groups), initial=0)
+        shares: list[list[Sequence[Item]]] = [[] for _ in range(count)]
+        for start, group in zip(starts, groups, strict=False):
+            shares[start * count // rows].append(group)
+        return [share for share in shares if share]
 
     def decode(self, prompts: Sequence[list[int]], *searches: Search) -> None:
         """Ask each search for tokens until all its rows have ended, all at the same time.
@@ -139,7 +150,10 @@ class CachedNetwork:
 
     @contextlib.contextmanager
     def _numbered(self, decoding: "_Decoding") -> Iterator[np.int32]:
-        """Give a decoding a number, by which what is compiled asks for it."""
+        """Give a decoding a number.
+
+        What is compiled, once for all of them, asks the one whose number it was called with.
+        """
         number = np.int32(next(self._numbers))
         self._decodings[int(number)] = decoding
         try:
@@ -366,26 +380,6 @@ class _Decoding:
         rows[full] = behind + np.arange(len(full))
         columns[full] = lengths
         return rows, columns, [tf.concat(parts, axis=0) for parts in zip(cache, fresh, strict=True)]
-
-
-class _Block(NamedTuple):
-    """A layer's weights in parts, each with a bias."""
-
-    joint: Any
-    out: Any
-    wide: Any
-    narrow: Any
-
-
-class _Prepared(NamedTuple):
-    tokens: Any
-    positions: Any
-    blocks: list[_Block]
-    final_norm: Any
-    output: Any
-    """The embedding less `mean`, in the reduced precision."""
-    zeros: Any
-    mean: Any
 
 
 def _hidden(later):

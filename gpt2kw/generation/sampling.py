@@ -163,8 +163,8 @@ class Path:
     ended: bool = False
     """Whether a stop came, or it is as long as it may be."""
     weight: float = 0.0
-    """Log of how much likelier the tokens are without the guide than with it; see
-    `gpt2kw.generation.resampling`."""
+    """Kept by `gpt2kw.generation.resampling`: the logarithm of how much likelier the tokens since
+    the last replacement are without the guide than with it, less its `merit` then."""
 
     def copy(self) -> "Path":
         """Return a text that goes on from here by itself."""

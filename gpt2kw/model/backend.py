@@ -43,7 +43,12 @@ with _standard_error_aside():
     tf.config.list_physical_devices()
     tf.get_logger().setLevel("ERROR")
 
-__all__ = ["choose_precision", "separate_cores", "tf"]
+__all__ = [
+    "choose_precision",
+    "keep_operations_on_one_core",
+    "operations_stay_on_one_core",
+    "tf",
+]
 
 
 def choose_precision(wanted: str) -> tf.DType:
@@ -59,21 +64,25 @@ def choose_precision(wanted: str) -> tf.DType:
     return tf.bfloat16 if oldest >= (8, 0) else tf.float16 if oldest >= (7, 0) else tf.float32
 
 
-def separate_cores(cores: int, *, begin: bool) -> int:
-    """Return over how many of these cores work may be spread that does not share operations.
+_one_core_each = False
 
-    For that, each operation must stay on one core. That is so if TensorFlow was set up for
-    it before; or if this is to `begin` with it, and TensorFlow has not run anything yet.
-    Small operations gain more by not waiting for one another than by being divided.
+
+def keep_operations_on_one_core() -> None:
+    """Have each operation stay on one core, so that several cores can do work of their own.
+
+    Small operations gain more by not waiting for one another than by being divided. It is for
+    the whole process, and does nothing with a GPU or once TensorFlow has run something.
     """
-    if cores < 2 or tf.config.list_physical_devices("GPU"):
-        return 1
-    threading = tf.config.threading
-    if begin:
-        # It has run something.
+    global _one_core_each
+    if not tf.config.list_physical_devices("GPU"):
         with contextlib.suppress(RuntimeError):
-            threading.set_intra_op_parallelism_threads(1)
-    return cores if threading.get_intra_op_parallelism_threads() == 1 else 1
+            tf.config.threading.set_intra_op_parallelism_threads(1)
+            _one_core_each = True
+
+
+def operations_stay_on_one_core() -> bool:
+    """Whether that was done here. Who asked for one thread otherwise may want no more."""
+    return _one_core_each
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -39,10 +39,14 @@ def keep_ready(precision: str) -> None:
 
 
 def check_weights_may_change() -> None:
-    """Raise `UserError` if training in this process would go unseen."""
+    """Raise `UserError` if training in this process would go unseen, or be slow."""
     value = os.environ.get(_VARIABLE, "0")
+    if _frozen:
+        raise UserError(
+            "this process has called gpt2kw.freeze_weights", "fine-tune in another process"
+        )
     if value.lower() not in ("", "0", "false"):
         raise UserError(
             f"{_VARIABLE} is {value}, with which TensorFlow does not see that weights change",
-            "unset it, and fine-tune in a process that has not called gpt2kw.freeze_weights",
+            "unset it",
         )
