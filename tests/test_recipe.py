@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gpt2kw.text.format import Record
+
 RECIPE = Path(__file__).parents[1] / "models" / "recipe"
 
 
@@ -18,7 +20,7 @@ def _load(name):
     return module
 
 
-clean, fetch = _load("clean"), _load("fetch")
+clean, fetch, sets = _load("clean"), _load("fetch"), _load("sets")
 WORDS = "a the cat dog sat on mat and why does my house cost so much to heat is pig"
 ENGLISH = WORDS.split()
 
@@ -145,3 +147,17 @@ def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
     with fetch._download("npm/some") as (folder, missing):
         assert not missing
     assert (tmp_path / "npm/some/whole").exists()
+
+
+def test_lists_of_keywords_are_as_many_of_each_number_and_of_different_sentences():
+    records = [
+        Record("sentence", " ".join("abcdefgh"[:number]), f"Sentence {sentence}")
+        for sentence in range(60)
+        for number in range(min(7, sentence % 9))
+    ]
+    drawn = sets.draw(records, 24, seed=0)
+    numbers = [len((record.keywords or "").split()) for record in drawn]
+    assert sorted(numbers) == sorted([1, 2, 3, 4, 5, 6] * 4)
+    assert len({record.title for record in drawn}) == 24
+    assert sets.draw(records, 24, seed=0) == drawn
+    assert sets.draw(records, 24, seed=1) != drawn
