@@ -72,7 +72,7 @@ class Resampler(Sampler):
         rules, paths = self._rules, self._paths
         scores = rules.unguided(logits, paths, self._room_for(logits))
         own_sums = self._log_sums(scores)
-        # The only ones that may be chosen are as they were, but for transforms.
+        # A token that may be chosen scores as its logit, but for transforms.
         own = scores.copy() if rules.transforms else logits
         rules.guide(scores, logits, totals, paths)
         tokens = self._add(scores, logits, totals)
