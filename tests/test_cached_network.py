@@ -236,3 +236,43 @@ def test_beam_search_agrees_with_transformers(model, keras_model, beams, length_
         for mine, other in zip(ours, theirs.tolist(), strict=True):
             assert mine == other[: len(mine)]
             assert not any(other[len(mine) :])
+
+
+def diverse(model, prompt, max_tokens, beams, groups, penalty):
+    network = CachedNetwork(model.weights, model.config, tf.float32)
+    some = rules(model, max_tokens)
+    search = BeamSearch(paths([prompt]), beams, 1.0, some, groups, penalty)
+    network.decode([prompt], search)
+    return [tuple(path.tokens) for path in search.best(0)]
+
+
+def test_groups_of_beams_that_pay_nothing_find_the_same(model):
+    for prompt in prompts(model):
+        alone = diverse(model, prompt, 8, beams=3, groups=1, penalty=0)
+        assert diverse(model, prompt, 8, beams=6, groups=2, penalty=0) == sorted(
+            2 * alone, key=alone.index
+        )
+
+
+def test_a_group_of_beams_pays_for_each_beam_before_that_has_its_token(model, keras_model):
+    penalty = 0.7
+    for prompt in prompts(model):
+        costs = -tf.nn.log_softmax(keras_model(tf.constant([prompt]))[0][0, -1]).numpy()
+        expected, taken = [], np.zeros(len(costs))
+        for _ in range(3):
+            cheapest = np.argsort(costs + penalty * taken)[:2]
+            taken[cheapest] += 1
+            expected += cheapest.tolist()
+        found = diverse(model, prompt, 1, beams=6, groups=3, penalty=penalty)
+        assert found == [(token,) for token in sorted(expected, key=lambda token: costs[token])]
+
+
+def test_groups_of_beams_that_pay_a_lot_share_no_token_at_any_place(model):
+    for prompt in prompts(model):
+        alone = diverse(model, prompt, 8, beams=2, groups=1, penalty=0)
+        texts = diverse(model, prompt, 8, beams=6, groups=3, penalty=100)
+        assert len(texts) == 6
+        # The first group keeps away from nothing.
+        assert set(alone) <= set(texts)
+        for tokens in zip(*texts, strict=True):
+            assert max(tokens.count(token) for token in tokens) <= 2

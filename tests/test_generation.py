@@ -160,6 +160,10 @@ def test_keywords_are_split_and_cleaned_as_the_encoder_does(text, keywords):
         ({"top_p": 2.0}, "--top-p is 2.0"),
         ({"max_tokens": 0}, "--max-tokens is 0"),
         ({"run_name": "a", "model": "b"}, "both name a model"),
+        ({"beams": 10, "beam_groups": 3}, "--beam-groups 3 .*; give a multiple of 3 beams"),
+        ({"beam_groups": 3}, "--beam-groups is 3; give --beams with it"),
+        ({"beam_groups": 0}, "--beam-groups is 0"),
+        ({"diversity_penalty": -1.0}, "--diversity-penalty is -1.0"),
     ],
 )
 def test_options_out_of_range_are_named_with_their_value(fields, message):

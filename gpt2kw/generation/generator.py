@@ -301,7 +301,14 @@ class Generator:
         for portion in portions:
             asked = self._asker.ask(portion.request)
             beginning = _begin(asked, 0, np.random.default_rng(0))
-            search = BeamSearch([beginning], options.beams, options.length_penalty, rules)
+            search = BeamSearch(
+                [beginning],
+                options.beams,
+                options.length_penalty,
+                rules,
+                options.beam_groups,
+                options.diversity_penalty,
+            )
             self._network.decode([list(asked.prompt)], search)
             draft = _Draft(asked, portion.place, 0, options.beams)
             found = [self._read_path(draft, path, options) for path in search.best(0)]

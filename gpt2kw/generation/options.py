@@ -64,6 +64,11 @@ class GenerateOptions:
     """Search for the likeliest texts with so many beams, instead of drawing; 0: draw."""
     length_penalty: float = 1.0
     """Of beams: above 1 for longer texts."""
+    beam_groups: int = 1
+    """Part the beams into so many groups that keep away from each other's words."""
+    diversity_penalty: float = 0.5
+    """How far: nats by which a token gets less likely for each beam of the groups before that
+    has it at the same place."""
     repetition_penalty: float = 1.0
     """Above 1, tokens that a text has already become less likely."""
     no_repeat_ngram: int = 0
@@ -142,11 +147,7 @@ class GenerateOptions:
         )
         self._check_keywords()
         self._check_bulk()
-        if self.beams and self.beams < self.nsamples:
-            raise UserError(
-                f"--beams {self.beams} can't give --nsamples {self.nsamples} texts",
-                f"give --nsamples {self.beams} or less",
-            )
+        self._check_beams()
         if self.backend == "ctranslate2":
             for name in ("min_p", "typical_p", "beams"):
                 default = type(self).__dataclass_fields__[name].default
@@ -161,6 +162,23 @@ class GenerateOptions:
                 f"--run-name {self.run_name} and --model {self.model} both name a model",
                 "give one of them",
             )
+
+    def _check_beams(self) -> None:
+        if self.beams and self.beams < self.nsamples:
+            raise UserError(
+                f"--beams {self.beams} can't give --nsamples {self.nsamples} texts",
+                f"give --nsamples {self.beams} or less",
+            )
+        groups = self.beam_groups
+        check_option("beam-groups", groups, groups >= 1, "1 or more")
+        check_option("beam-groups", groups, self.beams or groups == 1, "--beams with it, or 1")
+        if self.beams % groups:
+            raise UserError(
+                f"--beam-groups {groups} can't share --beams {self.beams} equally",
+                f"give a multiple of {groups} beams",
+            )
+        penalty = self.diversity_penalty
+        check_option("diversity-penalty", penalty, 0 <= penalty <= 1000, "0 to 1000")
 
     def _check_keywords(self) -> None:
         if self.keywords.strip() and not self.keyword_list:
