@@ -176,14 +176,77 @@ BAD_CALLS = [
 ]
 
 
-@pytest.mark.parametrize(("call", "words"), BAD_CALLS, ids=lambda value: " ".join(value))
-def test_bad_input_is_one_line_and_status_2(tmp_path, call, words):
-    write_titles(tmp_path / "titles.csv", rounds=1)
-    (tmp_path / "empty.csv").touch()
-    (tmp_path / "header.csv").write_text("category,title\n")
-    before = sorted(path.name for path in tmp_path.iterdir())
-    assert_one_error_line(run_command(*call, cwd=tmp_path), *words)
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
+def write_tables(folder):
+    write_titles(folder / "titles.csv", rounds=1)
+    (folder / "empty.csv").touch()
+    (folder / "header.csv").write_text("category,title\n")
+
+
+# One process for all calls, for each would import its libraries anew.
+CALL_IN_TURN = """
+import contextlib, io, json, os, runpy, sys
+
+for folder, name, *arguments in json.load(sys.stdin):
+    os.chdir(folder)
+    sys.argv = [name, *arguments]
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    status = 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            runpy.run_module("gpt2kw." + name, run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            status = end.code
+    said = [file.buffer.getvalue().decode() for file in (out, err)]
+    print(json.dumps([status, *said]))
+"""
+
+
+@pytest.fixture(scope="module")
+def bad_calls(tmp_path_factory):
+    """What became of each of `BAD_CALLS`, and the files before and after it."""
+    folders, before = [], []
+    for _ in BAD_CALLS:
+        folder = tmp_path_factory.mktemp("bad")
+        write_tables(folder)
+        folders.append(folder)
+        before.append(sorted(path.name for path in folder.iterdir()))
+    calls = [(str(folder), *call) for folder, (call, _) in zip(folders, BAD_CALLS, strict=True)]
+    result = subprocess.run(
+        [sys.executable, "-c", CALL_IN_TURN],
+        input=json.dumps(calls),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    )
+    assert result.stderr == ""
+    ends = [
+        subprocess.CompletedProcess(call, *json.loads(line))
+        for call, line in zip(calls, result.stdout.splitlines(), strict=True)
+    ]
+    after = [sorted(path.name for path in folder.iterdir()) for folder in folders]
+    return list(zip(ends, before, after, strict=True))
+
+
+@pytest.mark.parametrize(
+    "number", range(len(BAD_CALLS)), ids=[" ".join(call) for call, _ in BAD_CALLS]
+)
+def test_bad_input_is_one_line_and_status_2(bad_calls, number):
+    end, before, after = bad_calls[number]
+    assert_one_error_line(end, *BAD_CALLS[number][1])
+    assert after == before
+
+
+@pytest.mark.parametrize("number", range(0, len(BAD_CALLS), 9))
+def test_a_process_of_its_own_ends_so_too(tmp_path, bad_calls, number):
+    write_tables(tmp_path)
+    alone = run_command(*BAD_CALLS[number][0], cwd=tmp_path)
+    among, _, _ = bad_calls[number]
+    assert (alone.returncode, alone.stdout, alone.stderr) == (
+        among.returncode,
+        among.stdout,
+        among.stderr,
+    )
 
 
 def test_a_full_disk_leaves_nothing_that_looks_complete(tmp_path, training_text, tiny_model):

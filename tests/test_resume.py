@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import RUN, metrics, steps_kept
+from conftest import RUN, metrics, run_settings, steps_kept
 from safetensors.numpy import load_file
 
 from gpt2kw import Generator, finetune
@@ -26,9 +26,10 @@ def everything(run):
     return arrays, [{k: v for k, v in line.items() if k not in changing} for line in lines]
 
 
-def interrupted_after_7_steps(settings):
-    """Leave what a run leaves that is killed before step 14: in the middle of a window."""
+def train_and_interrupt(settings):
+    """Leave a whole run, and what a run leaves that is killed before step 14, in a window."""
     finetune(**settings | {"save_every": 7, "keep": 9})
+    shutil.copytree(RUN, RUN.with_name("whole"))
     for checkpoint in Run(RUN).checkpoints():
         if checkpoint.step > 7:
             shutil.rmtree(checkpoint.folder)
@@ -38,8 +39,7 @@ def interrupted_after_7_steps(settings):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(settings, precision):
     settings |= {"dropout": 0.1, "category_dropout": 0.3, "precision": precision}
-    finetune(**settings | {"run_name": "whole"})
-    interrupted_after_7_steps(settings)
+    train_and_interrupt(settings)
     finetune(**settings)
     arrays, numbers = everything("run1")
     for name, array in everything("whole")[0].items():
@@ -47,14 +47,23 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(settings, precision
     assert numbers == everything("whole")[1]
 
 
+@pytest.fixture(scope="module")
+def interrupted_run(training_text, tiny_model, tmp_path_factory):
+    """A folder in which a run of `settings` was interrupted, with a whole one beside it."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train_and_interrupt(run_settings(training_text, tiny_model))
+    return folder
+
+
 @pytest.mark.parametrize("forgotten", ["optimizer", "place", "window"])
-def test_what_a_checkpoint_holds_is_needed(settings, monkeypatch, forgotten):
+def test_what_a_checkpoint_holds_is_needed(settings, interrupted_run, monkeypatch, forgotten):
     """The comparison above would notice each of these."""
     from gpt2kw.training import loop
     from gpt2kw.training.step import TrainStep
 
-    finetune(**settings | {"run_name": "whole"})
-    interrupted_after_7_steps(settings)
+    shutil.copytree(interrupted_run / "checkpoint", "checkpoint")
     if forgotten == "optimizer":
         monkeypatch.setattr(TrainStep, "restore", lambda *_: None)
     elif forgotten == "place":

@@ -52,10 +52,10 @@ def test_validation_loss_is_the_mean_over_all_tokens(settings, training_text):
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_reduced_precision_follows_float32(settings, precision):
-    exact = finetune(**settings | {"run_name": "exact"})
-    reduced = finetune(**settings | {"precision": precision})
-    assert reduced.validation_loss == pytest.approx(exact.validation_loss, rel=0.02)
+def test_reduced_precision_follows_float32(trained, precision):
+    exact = metrics("validation_loss")[20]
+    reduced = finetune(**trained | {"run_name": "reduced", "precision": precision})
+    assert reduced.validation_loss == pytest.approx(exact, rel=0.02)
 
 
 def test_float16_s_loss_scale_falls_on_overflow_and_rises_after_calm(settings, monkeypatch):
@@ -341,6 +341,14 @@ def test_only_the_transformer_s_layers_and_the_marks_can_be_trained(settings, ti
     assert all(name in changed for name in before.weights if ".h." in name)
     rows = np.flatnonzero((before.weights[wte] != after.weights[wte]).any(axis=1))
     assert set(rows) <= set(before.tokenizer.mark_ids)
+
+
+def test_only_attention_and_the_marks_can_be_trained(settings, tiny_model):
+    finetune(**settings | {"only_train_attention": True})
+    before, after = Model.load(tiny_model), Model.load(RUN / "ckpt-20")
+    changed = {n for n in before.weights if not np.array_equal(before.weights[n], after.weights[n])}
+    attention = {name for name in before.weights if ".attn." in name}
+    assert changed == attention | {"transformer.wte.weight"}
 
 
 def test_a_learning_rate_is_found_that_learns(settings):

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
@@ -156,11 +157,18 @@ def encode_keywords(
     check_not_source(options.validation_output, options.source)
     tally = Tally()
     records = _read_records(options, tally)
+    # What can't be read, or has no such column, had better not wait until workers have started.
+    first = list(islice(records, 1))
+    if not first:
+        raise UserError(
+            f"{', '.join(options.source)}: no row with a {options.title_field}",
+            "check the file and --title-field",
+        )
     with (
         _encoder(options) as encode,
         tqdm(desc="encode", unit=" rows", disable=None if progress else True) as bar,
     ):
-        counts = _write(options, encode(records), bar)
+        counts = _write(options, encode(chain(first, records)), bar)
     return EncodeReport(*counts, problems=tally.lines())
 
 
@@ -290,11 +298,6 @@ def _write(options: EncodeOptions, encoded: Iterator[_Encoded], bar: tqdm) -> tu
                 records += 1
                 documents[item.validation] += len(item.documents)
                 bar.update()
-        if not records:
-            raise UserError(
-                f"{', '.join(options.source)}: no row with a {options.title_field}",
-                "check the file and --title-field",
-            )
         if not documents[0]:
             raise UserError(
                 f"--validation-fraction {options.validation_fraction} leaves no training text",

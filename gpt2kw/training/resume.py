@@ -15,7 +15,7 @@ TEXT_CHECKSUM = "text_checksum"
 """The setting that is no option: a checksum of the training text."""
 _FIXED = (
     *("model", "seed", TEXT_CHECKSUM, "batch_size", "category_dropout", "loss_on"),
-    "only_train_transformer_layers",
+    *("only_train_transformer_layers", "only_train_attention"),
 )
 """Settings without which a run is another one: its weights, or the order of its data."""
 _OF_A_CALL = (

@@ -277,9 +277,13 @@ def _choose_trained(
     variables: dict[str, tf.Variable], options: FinetuneOptions
 ) -> tuple[dict[str, tf.Variable], Sequence[str]]:
     """Return the variables that learn, and the names of those that learn in part."""
-    if not options.only_train_transformer_layers:
+    if options.only_train_attention:
+        part = ".attn."
+    elif options.only_train_transformer_layers:
+        part = ".h."
+    else:
         return variables, ()
-    names = [name for name in variables if ".h." in name or name == EMBEDDING]
+    names = [name for name in variables if part in name or name == EMBEDDING]
     return {name: variables[name] for name in names}, (variables[EMBEDDING].name,)
 
 
