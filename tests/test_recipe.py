@@ -20,7 +20,7 @@ def _load(name):
     return module
 
 
-clean, fetch, sets = _load("clean"), _load("fetch"), _load("sets")
+clean, fetch, own, sets = map(_load, ("clean", "fetch", "own", "sets"))
 WORDS = "a the cat dog sat on mat and why does my house cost so much to heat is pig"
 ENGLISH = WORDS.split()
 
@@ -161,3 +161,64 @@ def test_lists_of_keywords_are_as_many_of_each_number_and_of_different_sentences
     assert len({record.title for record in drawn}) == 24
     assert sets.draw(records, 24, seed=0) == drawn
     assert sets.draw(records, 24, seed=1) != drawn
+
+
+def people(kind, number, lists):
+    return [Record(kind, keywords, f"Text {number} of a {kind}") for keywords in lists]
+
+
+def documents():
+    titles = [r for n in range(9) for r in people("title", n, [f"cat{n} dog{n}", f"pig{n}"])]
+    lists = ("a b", "c d", "e f", "g")
+    texts = [
+        *titles,
+        *(r for n in range(9) for r in people("sentence", n, [f"{w} s{n}" for w in lists])),
+        *(r for n in range(9) for r in people("joke", n, [f"ha{n}"])),
+    ]
+    return titles, texts
+
+
+def test_lists_of_keywords_to_write_about_are_drawn_from_the_texts():
+    options = own.OwnOptions(task="wishes", titles=7, sentences=5, longer=3)
+    drawn = list(own.wishes(*documents(), options))
+    assert drawn == list(own.wishes(*documents(), options))
+    assert [r.category for r in drawn] == ["title"] * 7 + ["sentence"] * 8
+    assert len(set(drawn)) == 15
+    assert all(r.title is None for r in drawn)
+    counts = [len(r.keywords.split()) for r in drawn]
+    assert set(counts[:12]) <= {1, 2, 3}
+    assert set(counts[12:]) <= {4, 5, 6}
+    known = {r.keywords for r in documents()[1]}
+    assert {r.keywords for r in drawn[:12]} <= known
+    other = own.OwnOptions(task="wishes", round=2, titles=7, sentences=5, longer=3)
+    assert list(own.wishes(*documents(), other)) != drawn
+
+
+def test_of_what_was_written_texts_with_all_keywords_and_no_word_twice_are_kept():
+    def texts(*titles):
+        return [Record("title", "cat garden", title) for title in titles]
+
+    good = texts("My cats in the garden", "A garden for a cat", "Gardens, cats and more")
+    bad = texts("My cats", "Cats in the garden of cats", "A cat, a garden, \ufffd")
+    other = [Record("title", "pig", "A pig")]
+    chance = own.random.Random(1)
+    chosen = own.kept([*bad, *good, *good, *other], 2, chance)
+    assert len(chosen) == len(set(chosen)) == 3
+    assert set(chosen) <= {*good, *other}
+
+
+def test_its_own_texts_are_mixed_with_as_many_by_people():
+    titles, texts = documents()
+    written = [Record("title", "x", f"x {n}") for n in range(6)]
+    written += [Record("sentence", "y", f"y {n}") for n in range(4)]
+    options = own.OwnOptions(task="mix", others=5)
+    mixed = own.mix(written, titles, texts, options)
+    assert mixed == own.mix(written, titles, texts, options)
+    kinds = [r.category for r in mixed]
+    assert kinds.count("sentence") == 4 + 4 + 4
+    assert kinds.count("joke") == 5
+    # Some titles are without their kind, and none of another kind is.
+    assert kinds.count("title") + kinds.count(None) == 6 + 6
+    assert kinds.count("title") and kinds.count(None)
+    assert {r.title for r in mixed if r.category is None} <= {r.title for r in written + titles}
+    assert {r.title for r in written} <= {r.title for r in mixed}

@@ -2,59 +2,89 @@
 
     python tests/benchmarks/pretrained.py TABLE [--title-field title] [--steps 100 300 1000]
         [--starts mini new] [--heldout models/recipe/build/titles.val.txt]
-        [--options "--learning-rate 0.0003"]
+        [--unseen models/recipe/build/records.jsonl] [--options "--learning-rate 0.0003"]
 
 fine-tunes from each start on the titles of TABLE for so many steps, each time from the beginning
 and with the command's own defaults, and prints how likely the held-out titles are then, each
 behind its keywords: in nats per word, since a new model has tokens of its own. Held out are those
 of TABLE that are in HELDOUT, a validation text of `make mini`, from which mini was kept as well;
-they are taken out of what is learned here, however they are punctuated. The seconds are the whole
-command's. With options they are finetune's own, for every run.
+they are taken out of what is learned here, however they are punctuated. With --unseen only those
+titles of TABLE are used that are not in this file, which has all texts of `make mini`: so mini has
+learnt neither what is learned here nor what is held out, a twentieth of them. The seconds are the
+whole command's. With options they are finetune's own, for every run.
 """
 
 import argparse
 import csv
+import json
 import shlex
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gpt2kw.text.format import Record
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "models" / "recipe"))
 
 
-def split(table: Path, field: str, heldout: Path, folder: Path) -> tuple[Path, Path]:
-    """Write the training text and the held-out text, both without categories."""
+def known_form(title: str) -> str:
+    """Return a title as `make mini` cleans it, in small letters."""
     from clean import Text, as_title
 
-    from gpt2kw.text.encoding import EncodeOptions, encode_keywords
-    from gpt2kw.text.files import read_chunks
-    from gpt2kw.text.format import Record, iter_documents, render
+    return as_title(Text("", "title", title)).casefold()
 
-    def known(title: str) -> str:
-        return as_title(Text("", "title", title)).casefold()
 
-    with open(table, encoding="utf-8", newline="") as file:
-        titles = [row[field] for row in csv.DictReader(file) if row[field]]
-    here = {known(title) for title in titles}
-    documents = [d.record for d in iter_documents(read_chunks(heldout))]
-    kept = [record for record in documents if known(record.title) in here]
-    apart = {known(record.title) for record in kept}
-    rest = [" ".join(title.split()) for title in titles if known(title) not in apart]
-    (folder / "rest.txt").write_text("".join(f"{title}\n" for title in rest), "utf-8")
-    text, other = folder / "text.txt", folder / "heldout.txt"
-    encode_keywords(
-        EncodeOptions(source=str(folder / "rest.txt"), output=text, validation_fraction=0)
-    )
-    records = (Record(None, record.keywords, record.title) for record in kept)
-    other.write_text("".join(f"{render(record)}\n" for record in records), "utf-8")
-    print(
-        f"{table.name}: {len(rest):,} titles to learn, {len(apart):,} held out, "
-        f"with {len(kept):,} lists of keywords\n"
-    )
+def split(titles: list[str], heldout: Path, folder: Path) -> tuple[Path, Path]:
+    """Write training text, and the documents of `heldout` about titles that are here too.
+
+    Both are without categories.
+    """
+    from gpt2kw.text.format import Record
+
+    here = {known_form(title) for title in titles}
+    kept = [record for record in records_of(heldout) if known_form(record.title) in here]
+    apart = {known_form(record.title) for record in kept}
+    text, _ = encode([title for title in titles if known_form(title) not in apart], 0, folder)
+    other = folder / "heldout.txt"
+    write(other, [Record(None, record.keywords, record.title) for record in kept])
     return text, other
+
+
+def split_unseen(titles: list[str], seen: Path, folder: Path) -> tuple[Path, Path]:
+    """Write training text of the titles that are not in a table of `make mini`, and other such."""
+    with open(seen, encoding="utf-8") as lines:
+        known = {known_form(json.loads(line)["title"]) for line in lines}
+    return encode([title for title in titles if known_form(title) not in known], 0.05, folder)
+
+
+def encode(titles: list[str], validation_fraction: float, folder: Path) -> tuple[Path, Path]:
+    from gpt2kw.text.encoding import EncodeOptions, encode_keywords
+
+    source = folder / "titles.txt"
+    source.write_text("".join(f"{' '.join(title.split())}\n" for title in titles), "utf-8")
+    options = EncodeOptions(
+        source=str(source), output=folder / "text.txt", validation_fraction=validation_fraction
+    )
+    encode_keywords(options)
+    return options.output, options.validation_output
+
+
+def records_of(text: Path) -> list["Record"]:
+    from gpt2kw.text.files import read_chunks
+    from gpt2kw.text.format import iter_documents
+
+    return [document.record for document in iter_documents(read_chunks(text))]
+
+
+def write(text: Path, records: list["Record"]) -> None:
+    from gpt2kw.text.format import render
+
+    text.write_text("".join(f"{render(record)}\n" for record in records), "utf-8")
 
 
 def nats_per_word(run: Path, heldout: Path) -> float:
@@ -62,10 +92,8 @@ def nats_per_word(run: Path, heldout: Path) -> float:
     from gpt2kw.evaluation.words import words
     from gpt2kw.model.folder import Model
     from gpt2kw.model.runs import Run
-    from gpt2kw.text.files import read_chunks
-    from gpt2kw.text.format import iter_documents
 
-    records = [d.record for d in iter_documents(read_chunks(heldout))]
+    records = records_of(heldout)
     model = Run(run).best().load_model() if run.parent.name == "checkpoint" else Model.load(run)
     scores = Scorer(model).after_keywords(records)
     known = [(s, r) for s, r in zip(scores, records, strict=True) if s is not None]
@@ -79,11 +107,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[100, 300, 1000])
     parser.add_argument("--starts", nargs="+", default=["mini", "new"])
     parser.add_argument("--heldout", type=Path, default=ROOT / "models/recipe/build/titles.val.txt")
+    parser.add_argument("--unseen", type=Path)
     parser.add_argument("--options", default="")
     options = parser.parse_args()
+    with open(options.table, encoding="utf-8", newline="") as file:
+        titles = [row[options.title_field] for row in csv.DictReader(file)]
+    titles = [title for title in titles if title]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        text, heldout = split(options.table, options.title_field, options.heldout, folder)
+        if options.unseen:
+            text, heldout = split_unseen(titles, options.unseen, folder)
+        else:
+            text, heldout = split(titles, options.heldout, folder)
+        learned, kept = records_of(text), records_of(heldout)
+        print(
+            f"{options.table.name}: {len({r.title for r in learned}):,} titles to learn, "
+            f"{len({r.title for r in kept}):,} held out, with {len(kept):,} lists of keywords\n"
+        )
         print("| from | steps | nats a word, held out | seconds |\n| --- | ---: | ---: | ---: |")
         if "mini" in options.starts:
             before = nats_per_word(ROOT / "models" / "mini", heldout)
