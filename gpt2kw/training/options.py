@@ -56,8 +56,8 @@ class FinetuneOptions:
     only_train_transformer_layers: bool = False
     """Keep the embeddings and the last norm as they are; the format's marks still learn."""
     only_train_attention: bool = False
-    """Keep all but the attention of each layer, and the format's marks, as it is: a third of
-    the weights of a layer, which most of what is to be learned about keywords needs."""
+    """Keep all as it is but the attention of each layer, a third of its weights, and the
+    format's marks."""
     category_dropout: float = 0.2
     """Share of training documents that are shown without their category, so that texts
     can be generated without one."""
