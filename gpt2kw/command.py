@@ -65,9 +65,15 @@ def _fail(message: str, status: int) -> None:
 
 
 def parse_options(
-    name: str, options_type: type[Options], arguments: Sequence[str] | None = None
+    name: str,
+    options_type: type[Options],
+    arguments: Sequence[str] | None = None,
+    others: Options | None = None,
 ) -> Options:
-    """Make the options from a command line; `UserError` if they don't fit."""
+    """Make the options from a command line; `UserError` if they don't fit.
+
+    Those that it does not name are as in `others`, or else the defaults.
+    """
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -75,6 +81,7 @@ def parse_options(
                 options_type,
                 prog=f"python -m gpt2kw.{name}",
                 args=arguments,
+                default=others,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
     except SystemExit as stop:

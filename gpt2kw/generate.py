@@ -1,5 +1,6 @@
 """`python -m gpt2kw.generate`: write new texts about keywords."""
 
+import functools
 import logging
 import sys
 
@@ -27,7 +28,7 @@ def _generate(options: Options) -> None:
         if _at_terminal(options):
             from gpt2kw.generation.console import Console
 
-            Console(generator, options, lambda line: parse_options("generate", Options, line)).run()
+            Console(generator, options, functools.partial(parse_options, "generate", Options)).run()
             return
         cut = 0
         for number, text in enumerate(generator.write([options], options)):

@@ -159,6 +159,16 @@ def test_beams_go_on_at_a_row(options, here, monkeypatch, unique):
     assert (here / "o.jsonl").read_bytes() == (here / "whole").read_bytes()
 
 
+def test_groups_of_beams_that_find_the_same_write_it_once(options, here):
+    write_csv(here / "p.csv", [{"keywords": "a", "nsamples": "2"}])
+    alike = replace(options, beams=4, beam_groups=2, diversity_penalty=0.0, max_tokens=8)
+    generate_many(alike)
+    titles = [
+        json.loads(line)["title"] for line in (here / "o.jsonl").read_text("utf-8").splitlines()
+    ]
+    assert len(set(titles)) == 2
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -238,6 +238,19 @@ def test_beam_search_agrees_with_transformers(model, keras_model, beams, length_
             assert not any(other[len(mine) :])
 
 
+def test_ways_to_end_take_no_beam_s_place():
+    search = BeamSearch(paths([[0]]), 2, 1.0, Rules(np.ones(6, bool), (1, 2), 9))
+
+    def choose(*rows):
+        logits = np.array(rows, np.float32)
+        return search.choose(logits, np.log(np.exp(logits).sum(axis=1)))[0].tolist()
+
+    assert sorted(choose([0, 0, 0, 5, 5, 0], [0] * 6)) == [3, 4]
+    # Likelier than the second best way to go on are one way to end, and three that are no
+    # longer worth a place.
+    assert sorted(choose([0, 9, 7, 0, 2, 0], [0, 7.5, 7.2, 8, 0, 0])) == [3, 4]
+
+
 def diverse(model, prompt, max_tokens, beams, groups, penalty):
     network = CachedNetwork(model.weights, model.config, tf.float32)
     some = rules(model, max_tokens)

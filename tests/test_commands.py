@@ -184,7 +184,7 @@ def write_tables(folder):
 
 # One process for all calls, for each would import its libraries anew.
 CALL_IN_TURN = """
-import contextlib, io, json, os, runpy, sys
+import contextlib, io, json, os, runpy, sys, traceback
 
 for folder, name, *arguments in json.load(sys.stdin):
     os.chdir(folder)
@@ -196,6 +196,8 @@ for folder, name, *arguments in json.load(sys.stdin):
             runpy.run_module("gpt2kw." + name, run_name="__main__", alter_sys=True)
         except SystemExit as end:
             status = end.code
+        except BaseException:
+            status = traceback.format_exc()
     said = [file.buffer.getvalue().decode() for file in (out, err)]
     print(json.dumps([status, *said]))
 """
@@ -237,8 +239,9 @@ def test_bad_input_is_one_line_and_status_2(bad_calls, number):
     assert after == before
 
 
-@pytest.mark.parametrize("number", range(0, len(BAD_CALLS), 9))
-def test_a_process_of_its_own_ends_so_too(tmp_path, bad_calls, number):
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_process_of_its_own_ends_so_too(tmp_path, bad_calls, name):
+    number = next(number for number, (call, _) in enumerate(BAD_CALLS) if call[0] == name)
     write_tables(tmp_path)
     alone = run_command(*BAD_CALLS[number][0], cwd=tmp_path)
     among, _, _ = bad_calls[number]

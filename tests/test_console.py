@@ -4,6 +4,7 @@ import os
 import pty
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -23,7 +24,7 @@ def shown():
 @pytest.fixture
 def console(tiny_model, shown):
     options = GenerateOptions(nsamples=2, seed=0)
-    parse = lambda line: parse_options("generate", GenerateOptions, line)  # noqa: E731
+    parse = partial(parse_options, "generate", GenerateOptions)
     return Console(Generator.of(Model.load(tiny_model)), options, parse, shown.append)
 
 
@@ -55,6 +56,17 @@ def test_settings_change_and_go_back(console, shown):
     assert len(shown) == 5
 
 
+def test_settings_may_need_others_that_were_set_and_have_several_words(console, shown):
+    console.handle(":set beams 4")
+    console.handle(":set beam-groups 2")
+    console.handle(":set prefix My old cat")
+    console.handle(":set bad-words wall, sleeps")
+    console.handle(":set sections title body")
+    console.handle("cat")
+    assert len(shown) == 2
+    assert all(text.startswith("My old cat") for text in shown)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -62,6 +74,8 @@ def test_settings_change_and_go_back(console, shown):
         (":set temperature hot", "temperature"),
         (":set colour red", "'colour' can't be set here"),
         (":set model gpt2", "'model' can't be set here"),
+        (":set backend ctranslate2", "'backend' can't be set here"),
+        (":set beams 1", "--beams 1 can't give --nsamples 2"),
         (":set unique perhaps", "unique is 'perhaps'; give on or off"),
         (":what", "there is no :what; :help shows what there is"),
         ("!!!", "only punctuation"),

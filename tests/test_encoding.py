@@ -192,9 +192,19 @@ def test_a_killed_worker_costs_no_rows(tmp_path):
 
 def test_no_usable_row_is_an_error_and_leaves_nothing(tmp_path):
     (tmp_path / "t.csv").write_text("title\n \n")
-    with pytest.raises(UserError, match="no row with a title"):
+    with pytest.raises(UserError, match=r"no row with a title \(1 rows? .*t.csv:2.*\)"):
         encode_keywords(source=tmp_path / "t.csv", output=tmp_path / "o.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_a_table_without_the_column_is_told_before_workers_start(titles_csv, tmp_path, monkeypatch):
+    from gpt2kw.text import encoding
+
+    monkeypatch.delattr(encoding, "worker_pool")
+    other = tmp_path / "other.csv"
+    other.write_text("headline\nOne\n")
+    with pytest.raises(UserError, match=r"other\.csv has no column 'title'"):
+        encode_keywords(source=(str(titles_csv), str(other)), output=tmp_path / "o.txt")
 
 
 def test_an_error_in_the_middle_leaves_the_old_output(titles_csv, tmp_path):

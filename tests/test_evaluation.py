@@ -38,7 +38,7 @@ def write_documents(path, records):
 
 
 def read(path, **fields):
-    return read_prompts(EvaluateOptions(source=path, **fields))
+    return read_prompts(EvaluateOptions(source=path, **fields))[0]
 
 
 # What is read
@@ -58,6 +58,19 @@ def test_a_separator_keeps_words_together(tmp_path):
     path.write_text('{"keywords": "New York; cats"}\n{"keywords": ["old dog", "sea"]}\n')
     found = {prompt.keywords for prompt in read(path, keyword_sep=";")}
     assert found == {("New-York", "cats"), ("old-dog", "sea")}
+
+
+def test_lists_that_cannot_be_guaranteed_are_left_out_and_said(tmp_path):
+    records = [Record(None, "a b c d e f g", "Long"), Record(None, "cat", "A cat")]
+    path = write_documents(tmp_path / "t.val.txt", records)
+    prompts, notes = read_prompts(EvaluateOptions(source=path, keyword_mode=("plain", "guarantee")))
+    assert [prompt.keywords for prompt in prompts] == [("cat",)]
+    assert len(notes) == 1
+    assert notes[0].startswith("1 lists of keywords left out: --keywords has 7 keywords")
+    assert len(read(path, keyword_mode=("plain",))) == 2
+    write_documents(path, records[:1])
+    with pytest.raises(UserError, match="no list of keywords that can be used; --keywords has 7"):
+        read(path)
 
 
 def test_each_text_is_measured_once_and_needs_keywords(tmp_path):

@@ -164,6 +164,14 @@ def test_keywords_are_split_and_cleaned_as_the_encoder_does(text, keywords):
         ({"beam_groups": 3}, "--beam-groups is 3; give --beams with it"),
         ({"beam_groups": 0}, "--beam-groups is 0"),
         ({"diversity_penalty": -1.0}, "--diversity-penalty is -1.0"),
+        ({"diversity_penalty": 1.0}, "--diversity-penalty is 1.0; give --beam-groups with it"),
+        ({"length_penalty": 2.0}, "--length-penalty is 2.0; give --beams with it"),
+        ({"beams": 10, "top_p": 0.9}, "--top-p is 0.9; give it without --beams"),
+        ({"sample_delim": "--", "format": "csv"}, "--sample-delim is '--'; give --format text"),
+        (
+            {"backend": "ctranslate2", "precision": "float32"},
+            "--precision is 'float32'; give --backend tensorflow",
+        ),
     ],
 )
 def test_options_out_of_range_are_named_with_their_value(fields, message):
@@ -275,6 +283,31 @@ def test_bad_words_do_not_come(model, backend):
     assert any({"cat", "dog"} & set(normal_form(title).split()) for title in free)
     for title in generator.generate(**options, bad_words="cat, dog"):
         assert not {"cat", "dog"} & set(normal_form(title).split())
+
+
+def test_a_long_prompt_does_not_cut_its_neighbours(model):
+    pytest.importorskip("ctranslate2")
+    generator = Generator.of(model, backend="ctranslate2")
+    options = GenerateOptions(seed=1, nsamples=8, top_k=0, backend="ctranslate2")
+    long = replace(options, prefix="x" * (model.context - 6))
+    alone = list(generator.write([options], options))
+    beside = [text for text in generator.write([options, long], options) if not text.request]
+    longest = max(len(text.title) for text in alone)
+    assert longest > 20
+    assert max(len(text.title) for text in beside) > 20
+
+
+def test_a_seed_holds_for_ctranslate2_from_whichever_request_on(model):
+    pytest.importorskip("ctranslate2")
+    options = GenerateOptions(seed=1, nsamples=4, top_k=0, backend="ctranslate2")
+
+    def titles(place):
+        generator = Generator.of(model, backend="ctranslate2")
+        portion = Portion(options, place, range(4))
+        return [text.title for text in generator.outcomes([portion], options)]
+
+    assert titles(3) == titles(3)
+    assert titles(3) != titles(0)
 
 
 def test_ctranslate2_is_told_the_bad_words(model, monkeypatch):

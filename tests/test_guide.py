@@ -1,5 +1,7 @@
 """Keywords in the decode loop: always there, as whole words, in time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -153,6 +155,10 @@ def test_keywords_in_the_prompt_do_not_count_but_those_of_the_prefix_do(model):
     generator = Generator.of(model)
     options = GenerateOptions(keywords="piano", prefix="A piano is", seed=0, nsamples=3)
     assert [text.missing for text in generator.write([options], options)] == [[], [], []]
+    without = replace(options, include_prefix=False)
+    texts = list(generator.write([without], without))
+    assert [text.missing for text in texts] == [[], [], []]
+    assert not any(text.title.startswith("A piano is") for text in texts)
     for title in generator.generate(keywords="piano", seed=0, nsamples=3):
         assert "piano" in title.lower()
 

@@ -172,6 +172,15 @@ def test_settings_that_make_it_another_run_are_refused(trained, name, value):
         finetune(**trained | {"steps": 22, name: value})
 
 
+def test_a_setting_that_is_newer_than_the_run_was_as_by_default(trained):
+    settings = json.loads((RUN / "run.json").read_text())
+    del settings["only_train_attention"]
+    (RUN / "run.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="--only-train-attention False, not True"):
+        finetune(**trained | {"steps": 22, "only_train_attention": True})
+    assert finetune(**trained | {"steps": 21}).step == 21
+
+
 def test_another_text_is_another_run(trained, training_text, here):
     other = here / "other.txt"
     other.write_text(training_text.read_text() + training_text.read_text())

@@ -348,7 +348,10 @@ def test_only_attention_and_the_marks_can_be_trained(settings, tiny_model):
     before, after = Model.load(tiny_model), Model.load(RUN / "ckpt-20")
     changed = {n for n in before.weights if not np.array_equal(before.weights[n], after.weights[n])}
     attention = {name for name in before.weights if ".attn." in name}
-    assert changed == attention | {"transformer.wte.weight"}
+    wte = "transformer.wte.weight"
+    assert changed == attention | {wte}
+    rows = np.flatnonzero((before.weights[wte] != after.weights[wte]).any(axis=1))
+    assert set(rows) <= set(before.tokenizer.mark_ids)
 
 
 def test_a_learning_rate_is_found_that_learns(settings):

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,13 +36,14 @@ def text_of(record: Record) -> str:
     return "\n".join(part for part in (record.title, record.body) if part)
 
 
-def read_prompts(options: EvaluateOptions) -> list[Prompt]:
+def read_prompts(options: EvaluateOptions) -> tuple[list[Prompt], list[str]]:
     """Return at most `options.prompts` different lists of keywords, chosen by the seed.
 
-    A text by people belongs to one list only, so that none is measured twice.
+    A text by people belongs to one list only, so that none is measured twice. Lists that can't
+    be asked for in all settings are left out; a line for each reason says how many.
 
     Raises:
-        UserError: the source can't be read, or has no keywords.
+        UserError: the source can't be read, or has no keywords that can be asked for.
     """
     tally = Tally()
     is_table = options.source.suffix != ".txt"
@@ -66,8 +67,23 @@ def read_prompts(options: EvaluateOptions) -> list[Prompt]:
             f"{options.source} has no text with keywords",
             "give validation text that encode wrote, or a table with --keywords-field",
         )
-    prompts = [_prompt(some) for some in grouped.values()]
-    return prompts[: options.prompts]
+    usable: list[Prompt] = []
+    refused: Counter[str] = Counter()
+    for some in grouped.values():
+        prompt = _prompt(some)
+        try:
+            for asked in options.settings().values():
+                replace(asked, keywords=" ".join(prompt.keywords))
+        except UserError as error:
+            refused[str(error)] += 1
+        else:
+            usable.append(prompt)
+    if not usable:
+        raise UserError(
+            f"{options.source} has no list of keywords that can be used", next(iter(refused))
+        )
+    notes = [f"{count:,} lists of keywords left out: {why}" for why, count in refused.items()]
+    return usable[: options.prompts], notes
 
 
 def _prompt(records: Sequence[Record]) -> Prompt:

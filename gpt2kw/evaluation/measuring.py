@@ -41,7 +41,7 @@ from gpt2kw.evaluation.page import write_report
 from gpt2kw.evaluation.report import Flagged, Report, Sample, Work, compare
 from gpt2kw.evaluation.trigrams import TRIGRAMS, Trigrams, check_trigrams
 from gpt2kw.evaluation.words import words
-from gpt2kw.evaluation.writing import Written, write
+from gpt2kw.evaluation.writing import Written, check_prompts, write
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.model.folder import Model
 from gpt2kw.model.named import find_model
@@ -140,7 +140,7 @@ class _Evaluation:
         self._training_text = training_text
         self._training = Training.read(training_text) if training_text else None
         self._forms = Lemmas(options.spacy_model)
-        self._prompts = read_prompts(options)
+        self._prompts, self.notes = read_prompts(options)
         self._comparisons = {
             name: Column(texts) for name, texts in self._texts_to_compare_with() if any(texts)
         }
@@ -148,7 +148,6 @@ class _Evaluation:
         self._works: dict[str, Work] = {}
         self._figures: defaultdict[str, list[Figure]] = defaultdict(list)
         self._likenesses: dict[str, list[list[Likeness]]] = {}
-        self.notes: list[str] = []
         if len(self._prompts) < options.prompts:
             count = f"{len(self._prompts):,}"
             self.notes.append(f"{options.source} has {count} different lists of keywords")
@@ -173,7 +172,10 @@ class _Evaluation:
         """Write with a model in each setting; measure what it makes of texts by others."""
         model = load_measured(folder)
         first, columns = not self._works, []
-        for setting, asked in self._options.settings().items():
+        settings = self._options.settings()
+        for asked in settings.values():
+            check_prompts(model, self._prompts, asked)
+        for setting, asked in settings.items():
             column = f"{name} {setting}".strip()
             written = self._write(column, model, asked)
             self._written[column] = Column(written.texts)

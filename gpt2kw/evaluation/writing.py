@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from gpt2kw.evaluation.data import Prompt, Texts
+from gpt2kw.generation.asking import Asker
 from gpt2kw.generation.generator import Generator
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.model.folder import Model
@@ -18,6 +19,28 @@ class Written:
     seconds: float
 
 
+def check_prompts(model: Model, prompts: Sequence[Prompt], settings: GenerateOptions) -> None:
+    """Raise `UserError` if a model can't be asked so, before anything is written."""
+    asker = Asker.of(model)
+    for request in _requests(model, prompts, settings):
+        asker.ask(request)
+
+
+def _requests(
+    model: Model, prompts: Sequence[Prompt], settings: GenerateOptions
+) -> list[GenerateOptions]:
+    known = set(model.about.categories)
+    return [
+        replace(
+            settings,
+            keywords=" ".join(prompt.keywords),
+            # A category that the model never met would only mislead it.
+            category=prompt.category if prompt.category in known else None,
+        )
+        for prompt in prompts
+    ]
+
+
 def write(
     model: Model,
     prompts: Sequence[Prompt],
@@ -28,18 +51,12 @@ def write(
 
     They depend on the seed and on the prompt's place, which are the same in all columns
     of a report: so these are better compared. `progress` is called behind each prompt.
+
+    Raises:
+        UserError: the model can't be asked for one of the prompts, as `check_prompts` tells.
     """
     generator = Generator.of(model)
-    known = set(model.about.categories)
-    requests = [
-        replace(
-            settings,
-            keywords=" ".join(prompt.keywords),
-            # A category that the model never met would only mislead it.
-            category=prompt.category if prompt.category in known else None,
-        )
-        for prompt in prompts
-    ]
+    requests = _requests(model, prompts, settings)
     texts: Texts = [[] for _ in prompts]
     start, done = time.perf_counter(), 0
     for text in generator.write(requests, settings):

@@ -84,7 +84,8 @@ class BeamSearch:
         scores -= np.array([[path.nats] for path in group], np.float32)
         for token, count in taken.items():
             scores[:, token] -= self._diversity_penalty * count
-        wanted = min(2 * self._beams, scores.size)
+        # Enough to go on with all beams even if each of the best could end in all ways.
+        wanted = min((1 + len(self._rules.stops)) * self._beams, scores.size)
         values, cells = likeliest(scores.reshape(1, -1), wanted)
         grown, tokens, origins = [], [], []
         for rank, (value, cell) in enumerate(zip(values[0], cells[0], strict=True)):

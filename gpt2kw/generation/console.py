@@ -18,11 +18,11 @@ Type keywords, parted by spaces or commas, or nothing for texts about anything.
   :quit               leave (Ctrl-D too); Ctrl-C stops the texts that are being written"""
 
 _FIXED = {"keywords", "prompts", "address", "workers", "run_name", "model", "precision"}
-_FIXED |= {"output", "format", "sample_delim"}
+_FIXED |= {"backend", "output", "format", "sample_delim"}
 """Options that can't change here."""
 
-Parse = Callable[[list[str]], GenerateOptions]
-"""Makes options from a command line; raises UserError."""
+Parse = Callable[[list[str], GenerateOptions], GenerateOptions]
+"""Makes options from a command line, and from others what it does not name; raises UserError."""
 
 
 class Console:
@@ -107,7 +107,9 @@ class Console:
             if isinstance(value, bool):
                 value = _truth(name, values)
             else:
-                value = getattr(self._parse([f"--{name.replace('_', '-')}", *values]), name)
+                given = values if isinstance(value, tuple) else [" ".join(values)]
+                parsed = self._parse([f"--{name.replace('_', '-')}", *given], self._options)
+                value = getattr(parsed, name)
         self._options = replace(self._options, **{name: value})
         self._changed = changed
 

@@ -99,7 +99,7 @@ class Engine:
         """
         drawn = beams == 1 and top_k != 1
         if drawn and (seed is not None or self._new):
-            self._restart(seed)
+            self.restart(seed)
         # Several texts of always the likeliest token are one.
         copies = 1 if drawn or beams > 1 else samples_per_prompt
         settings = {
@@ -139,10 +139,11 @@ class Engine:
         )
         self._new = True
 
-    def _restart(self, seed: int | None) -> None:
-        """Begin the random numbers anew.
+    def restart(self, seed: int | Sequence[int] | None) -> None:
+        """Begin the random numbers anew: the system's, or those of a seed or several together.
 
-        CTranslate2's worker takes its seed when it first draws, and never again.
+        It costs a load of the model unless that is new, for CTranslate2's worker takes its seed
+        when it first draws, and never again.
         """
         if not self._new:
             self._load()

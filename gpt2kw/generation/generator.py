@@ -193,7 +193,8 @@ class Generator:
                 f"--backend is {options.backend!r}, and the model was loaded for another",
                 "load it with this backend",
             )
-        editor = self._editor(options, seen, distinct)
+        # A request's beams come from one search, which may find a text in several groups.
+        editor = self._editor(options, seen, distinct or options.beams > 0)
         if options.beams:
             return self._search(portions, options, editor)
         return self._draw(portions, options, editor)
@@ -201,12 +202,16 @@ class Generator:
     def _draw(
         self, portions: Iterable[Portion], options: GenerateOptions, editor: "_Editor"
     ) -> Iterator[Text | LeftOut]:
-        write = self._write_freely if options.backend == "ctranslate2" else self._write_guided
         seed = np.random.SeedSequence(options.seed).entropy
         rules = self._rules(options)
         drafts = self._drafts(portions)
         waiting: collections.deque[_Draft] = collections.deque()
         following = next(drafts, None)
+        write = self._write_guided
+        if options.backend == "ctranslate2":
+            write = self._write_freely
+            if following and options.seed is not None:
+                self._network.restart((seed, following.request, following.number))
         while True:
             room = options.batch_size - sum(draft.size for draft in waiting)
             while following and (following.size <= room or not waiting):
@@ -238,17 +243,25 @@ class Generator:
                 yield _Draft(asked, portion.place, number, portion.request.candidate_count)
 
     def _write_freely(
-        self, drafts: Sequence["_Draft"], options: GenerateOptions, rules: Rules, seed: int
+        self, drafts: Sequence["_Draft"], options: GenerateOptions, rules: Rules, _seed: int
     ) -> None:
-        """Give each draft a round of candidates that nothing leads to its keywords."""
-        first = drafts[0]
-        numbers = (seed, first.request, first.number, first.rounds)
+        """Give each draft a round of candidates that nothing leads to its keywords.
+
+        They draw from the engine's random numbers, one after another.
+        """
+
+        def room(draft: "_Draft") -> int:
+            return min(options.max_tokens, self._context - len(draft.asked.prompt))
+
+        for longest, together in itertools.groupby(sorted(drafts, key=room), room):
+            self._write_up_to(longest, list(together), options, rules)
+
+    def _write_up_to(
+        self, longest: int, drafts: Sequence["_Draft"], options: GenerateOptions, rules: Rules
+    ) -> None:
         written = self._network.generate(
             [draft.asked.prompt for draft in drafts for _ in range(draft.size)],
-            max_tokens=min(
-                options.max_tokens,
-                *(self._context - len(draft.asked.prompt) for draft in drafts),
-            ),
+            max_tokens=longest,
             temperature=options.temperature,
             top_k=options.top_k,
             top_p=options.top_p,
@@ -257,10 +270,6 @@ class Generator:
             stops=rules.stops,
             suppressed=np.flatnonzero(~rules.allowed[: self._tokenizer.size]).tolist(),
             banned=rules.banned,
-            # Beginning the random numbers anew costs a load of the model.
-            seed=int(np.random.SeedSequence(numbers).generate_state(1)[0])
-            if not first.request and not first.number and not first.rounds
-            else None,
         )
         texts = iter(written)
         for draft in drafts:
@@ -306,8 +315,8 @@ class Generator:
                 options.beams,
                 options.length_penalty,
                 rules,
-                options.beam_groups,
-                options.diversity_penalty,
+                groups=options.beam_groups,
+                diversity_penalty=options.diversity_penalty,
             )
             self._network.decode([list(asked.prompt)], search)
             draft = _Draft(asked, portion.place, 0, options.beams)
@@ -438,7 +447,7 @@ class _Editor:
             text = draft.candidates.pop(0)
             if refusal := self._refuses(text):
                 reason = refusal
-            elif self._distinct and normal_form(text.title) in self._of_request:
+            elif self._distinct and normal_form(text.whole_title) in self._of_request:
                 repeated.append(text)
             else:
                 new = [text]
@@ -447,7 +456,7 @@ class _Editor:
         if not best:
             return LeftOut(draft.request, draft.number, reason)
         draft.candidates[:0] = best[1:]
-        title = normal_form(best[0].title)
+        title = normal_form(best[0].whole_title)
         self._of_request.add(title)
         if self._options.unique:
             self._seen.add(title)
@@ -460,10 +469,11 @@ class _Editor:
             return "blank"
         if options.keyword_mode == "guarantee" and text.missing:
             return "without all keywords"
-        if options.unique and normal_form(text.title) in self._seen:
+        title = text.whole_title
+        if options.unique and normal_form(title) in self._seen:
             return "not unique"
         if any(words.find(text.shown(("title", "body"))) for words in self._filters):
             return "not free of words that must not come"
-        if self._index and self._index.find_copy(text.title):
+        if self._index and self._index.find_copy(title):
             return "copies of training titles"
         return None

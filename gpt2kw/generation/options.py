@@ -148,20 +148,25 @@ class GenerateOptions:
         self._check_keywords()
         self._check_bulk()
         self._check_beams()
+        check_option(
+            "sample-delim",
+            self.sample_delim,
+            not self.sample_delim or self.output_format in ("text", "encoded"),
+            "--format text with it",
+        )
         if self.backend == "ctranslate2":
-            for name in ("min_p", "typical_p", "beams"):
-                default = type(self).__dataclass_fields__[name].default
-                check_option(
-                    name,
-                    getattr(self, name),
-                    getattr(self, name) == default,
-                    "--backend tensorflow with it",
-                )
+            for name in ("min_p", "typical_p", "beams", "precision"):
+                self._check_default(name, "--backend tensorflow with it")
         if self.run_name and self.model:
             raise UserError(
                 f"--run-name {self.run_name} and --model {self.model} both name a model",
                 "give one of them",
             )
+
+    def _check_default(self, name: str, wanted: str) -> None:
+        """Raise `UserError` if an option is given that would change nothing."""
+        value = getattr(self, name)
+        check_option(name, value, value == type(self).__dataclass_fields__[name].default, wanted)
 
     def _check_beams(self) -> None:
         if self.beams and self.beams < self.nsamples:
@@ -179,6 +184,13 @@ class GenerateOptions:
             )
         penalty = self.diversity_penalty
         check_option("diversity-penalty", penalty, 0 <= penalty <= 1000, "0 to 1000")
+        if groups == 1:
+            self._check_default("diversity_penalty", "--beam-groups with it")
+        if not self.beams:
+            self._check_default("length_penalty", "--beams with it")
+            return
+        for name in ("candidates", "temperature", "top_k", "top_p", "min_p", "typical_p"):
+            self._check_default(name, "it without --beams, which draw nothing")
 
     def _check_keywords(self) -> None:
         if self.keywords.strip() and not self.keyword_list:

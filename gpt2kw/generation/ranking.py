@@ -36,6 +36,8 @@ class Text:
     """What it costs by the model, per token."""
     forced: int = 0
     """The tokens for which the model had no choice."""
+    hidden: str = ""
+    """The beginning of the title that is not to be shown."""
 
     @property
     def title(self) -> str:
@@ -43,9 +45,15 @@ class Text:
         return self.document.record.title or ""
 
     @property
+    def whole_title(self) -> str:
+        """The title with what is not to be shown of it."""
+        return self.hidden + self.title
+
+    @property
     def missing(self) -> list[str]:
-        """The keywords that the title does not have in any form."""
-        return [word for word in self.keywords if not keyword_pattern(word).search(self.title)]
+        """The keywords that the whole title does not have in any form."""
+        title = self.whole_title
+        return [word for word in self.keywords if not keyword_pattern(word).search(title)]
 
     def shown(self, sections: Sequence[str]) -> str:
         """Return the sections as text, a line break between them."""
@@ -59,10 +67,10 @@ class Text:
         by force, then the one that is more natural: that the model finds likelier, that
         does not set keyword beside keyword, does not say the same twice, and is not short.
         """
-        oddness = self.nats
-        oddness += _STUFFING * keywords_side_by_side(self.title, self.keywords)
-        oddness += _REPETITION * repeated_words(self.title, self.keywords)
-        words = min(_LONG, len(self.title.split()))
+        oddness, title = self.nats, self.whole_title
+        oddness += _STUFFING * keywords_side_by_side(title, self.keywords)
+        oddness += _REPETITION * repeated_words(title, self.keywords)
+        words = min(_LONG, len(title.split()))
         oddness -= _LENGTH * math.log(max(1, words))
         return len(self.missing), not self.document.finished, self.forced, oddness
 
@@ -97,9 +105,10 @@ def repeated_words(text: str, keywords: Sequence[str]) -> int:
 
 
 def cut(text: Text, prefix: str, truncate: str | None, include_prefix: bool) -> Text:
-    """Return a text cut before the first `truncate` behind its prefix, and without the prefix.
+    """Return a text whose title is cut before the first `truncate` behind its prefix.
 
-    The prefix stands at the title's beginning, or the body's if there is one in the prompt.
+    Without `include_prefix` the prefix is hidden. One that is not the title's beginning, as of
+    a prompt with a body, stays.
     """
     record, finished = text.document.record, text.document.finished
     title = record.title or ""
@@ -107,6 +116,8 @@ def cut(text: Text, prefix: str, truncate: str | None, include_prefix: bool) -> 
     place = title.find(truncate, begin) if truncate else -1
     if place >= 0:
         record, finished = replace(record, title=title[:place], body=None), True
+    hidden = ""
     if not include_prefix:
-        record = replace(record, title=(record.title or "")[begin:])
-    return replace(text, document=replace(text.document, record=record, finished=finished))
+        hidden, record = title[:begin], replace(record, title=(record.title or "")[begin:])
+    document = replace(text.document, record=record, finished=finished)
+    return replace(text, document=document, hidden=hidden)

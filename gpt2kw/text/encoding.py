@@ -158,10 +158,13 @@ def encode_keywords(
     tally = Tally()
     records = _read_records(options, tally)
     # What can't be read, or has no such column, had better not wait until workers have started.
+    for source in filter(os.path.isfile, options.source):
+        next(read_rows(source, list(options.columns.values()), options.header, Tally()), None)
     first = list(islice(records, 1))
     if not first:
+        why = f" ({'; '.join(lines)})" if (lines := tally.lines()) else ""
         raise UserError(
-            f"{', '.join(options.source)}: no row with a {options.title_field}",
+            f"{', '.join(options.source)}: no row with a {options.title_field}{why}",
             "check the file and --title-field",
         )
     with (

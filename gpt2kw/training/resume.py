@@ -1,7 +1,7 @@
 """Where a run goes on, and what may be changed on the way."""
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,9 @@ def checkpoint_to_restore(
         checkpoints = matching
     if not checkpoints:
         return None
-    _compare(run, run.settings(), settings)
+    # A setting that the run does not know yet was as it is by default.
+    defaults = {field.name: field.default for field in fields(FinetuneOptions)}
+    _compare(run, defaults | run.settings(), settings)
     return checkpoints[-1]
 
 

@@ -41,7 +41,7 @@ class OwnOptions:
     build: Path = Path(__file__).parent / "build"
     """Where titles.txt and texts.txt are, and all else goes."""
     round: int = 1
-    """Which round; each draws other keywords and other texts."""
+    """Which round; each shuffles anew what it draws."""
     titles: int = 13_000
     """Lists of keywords of titles."""
     sentences: int = 7_000
@@ -115,7 +115,8 @@ def kept(written: Iterable[Record], each: int, chance: random.Random) -> list[Re
 def mix(
     own: list[Record], titles: list[Record], texts: list[Record], options: OwnOptions
 ) -> list[Record]:
-    """Return texts of mini's and by people, of titles and of sentences about as many each.
+    """Return texts of mini's; for each one by people, and as far as there are any one with many
+    keywords; and some of other kinds.
 
     Half of the titles are without their category, since titles are what it writes without one.
     """
@@ -127,7 +128,7 @@ def mix(
     mixed = [
         *own_titles,
         *shuffled(titles, chance)[: len(own_titles)],
-        *with_many_keywords(titles, chance),
+        *with_many_keywords(titles, chance)[: len(own_titles)],
     ]
     mixed = [replace(r, category=TITLE if chance.random() < 0.5 else None) for r in mixed]
     mixed += [record for record in own if record.category != TITLE]

@@ -10,8 +10,8 @@ behind its keywords: in nats per word, since a new model has tokens of its own. 
 of TABLE that are in HELDOUT, a validation text of `make mini`, from which mini was kept as well;
 they are taken out of what is learned here, however they are punctuated. With --unseen only those
 titles of TABLE are used that are not in this file, which has all texts of `make mini`: so mini has
-learnt neither what is learned here nor what is held out, a twentieth of them. The seconds are the
-whole command's. With options they are finetune's own, for every run.
+learnt neither what is learned here nor what is held out, a twentieth of them, if perhaps something
+like it. The seconds are the whole command's. With options they are finetune's own, for every run.
 """
 
 import argparse
@@ -47,8 +47,9 @@ def split(titles: list[str], heldout: Path, folder: Path) -> tuple[Path, Path]:
     from gpt2kw.text.format import Record
 
     here = {known_form(title) for title in titles}
-    kept = [record for record in records_of(heldout) if known_form(record.title) in here]
-    apart = {known_form(record.title) for record in kept}
+    # Those are cleaned already, and cleaning twice may take more away.
+    kept = [record for record in records_of(heldout) if record.title.casefold() in here]
+    apart = {record.title.casefold() for record in kept}
     text, _ = encode([title for title in titles if known_form(title) not in apart], 0, folder)
     other = folder / "heldout.txt"
     write(other, [Record(None, record.keywords, record.title) for record in kept])
@@ -58,8 +59,11 @@ def split(titles: list[str], heldout: Path, folder: Path) -> tuple[Path, Path]:
 def split_unseen(titles: list[str], seen: Path, folder: Path) -> tuple[Path, Path]:
     """Write training text of the titles that are not in a table of `make mini`, and other such."""
     with open(seen, encoding="utf-8") as lines:
-        known = {known_form(json.loads(line)["title"]) for line in lines}
-    return encode([title for title in titles if known_form(title) not in known], 0.05, folder)
+        known = {json.loads(line)["title"].casefold() for line in lines}
+    unseen = [title for title in titles if known_form(title) not in known]
+    text, validation = encode(unseen, 0.05, folder)
+    # Where fine-tuning does not find it, and choose a checkpoint by it.
+    return text, validation.rename(folder / "heldout.txt")
 
 
 def encode(titles: list[str], validation_fraction: float, folder: Path) -> tuple[Path, Path]:
@@ -94,7 +98,7 @@ def nats_per_word(run: Path, heldout: Path) -> float:
     from gpt2kw.model.runs import Run
 
     records = records_of(heldout)
-    model = Run(run).best().load_model() if run.parent.name == "checkpoint" else Model.load(run)
+    model = Run(run).latest().load_model() if run.parent.name == "checkpoint" else Model.load(run)
     scores = Scorer(model).after_keywords(records)
     known = [(s, r) for s, r in zip(scores, records, strict=True) if s is not None]
     return sum(s.nats for s, _ in known) / sum(len(words(r.title)) for _, r in known)
