@@ -94,6 +94,8 @@ class Scorer:
             network.nats_of_rows,
             input_signature=[tf.TensorSpec([None, None], of) for of in types],
         )
+        self._compiled: set[int] = set()
+        """Lengths of rows that were measured before."""
         self._tokenizer = model.tokenizer
         self._context = model.context
         self._about = model.about
@@ -143,9 +145,16 @@ class Scorer:
             for row, number in enumerate(numbers):
                 scores[number] = Score(float(nats[row]), len(ids[number]) - starts[number])
 
-        batches = _batches([len(text) for text in ids], self._context)
+        alike: list[tuple[list[int], int]] = []
+        for numbers, length in _batches([len(text) for text in ids], self._context):
+            if length in self._compiled:
+                alike.append((numbers, length))
+            else:
+                # By itself, for XLA may crash where two threads compile at the same time.
+                measure(numbers, length)
+                self._compiled.add(length)
         with ThreadPoolExecutor(usable_cores() if operations_stay_on_one_core() else 1) as pool:
-            for _ in pool.map(lambda batch: measure(*batch), batches):
+            for _ in pool.map(lambda batch: measure(*batch), alike):
                 pass
         return scores
 
