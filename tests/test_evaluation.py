@@ -4,12 +4,14 @@ import json
 import math
 import re
 import sys
+import threading
 
 import numpy as np
 import pytest
 from conftest import TITLES, run_command
 
 from gpt2kw.errors import UserError
+from gpt2kw.evaluation import likelihood
 from gpt2kw.evaluation.bootstrap import Measurement
 from gpt2kw.evaluation.coverage import as_written
 from gpt2kw.evaluation.data import Prompt, Training, peoples_texts, read_prompts, repeated, shuffled
@@ -314,3 +316,25 @@ def test_settings_are_named_by_what_differs():
         EvaluateOptions(source="t.txt", temperature=(0.0,))
     with pytest.raises(UserError, match="give -o"):
         EvaluateOptions(source="t.txt", model="gpt2")
+
+
+def test_each_length_is_compiled_before_threads_share_the_rest(tiny_model, monkeypatch):
+    monkeypatch.setattr(likelihood, "operations_stay_on_one_core", lambda: True)
+    monkeypatch.setattr(likelihood, "usable_cores", lambda: 2)
+    monkeypatch.setattr(likelihood, "_TOKENS", 64)
+    scorer = likelihood.Scorer(Model.load(tiny_model))
+    measure, calls = scorer._nats, []
+
+    def record(ids, *others):
+        calls.append((tuple(ids.shape), threading.get_ident()))
+        return measure(ids, *others)
+
+    monkeypatch.setattr(scorer, "_nats", record)
+    records = [Record(None, "cat", "A cat " * count) for count in (1, 9, 1, 9, 1, 9, 1, 9, 1, 1, 1)]
+    scores = scorer.after_keywords(records)
+    assert scores == [scorer.after_keywords([record])[0] for record in records]
+    shapes = [shape for shape, _ in calls]
+    assert len(set(shapes)) == 2
+    for shape in set(shapes):
+        assert calls[shapes.index(shape)][1] == threading.get_ident()
+    assert any(thread != threading.get_ident() for _, thread in calls)
