@@ -81,14 +81,9 @@ mini: setup  ## Make models/mini anew from public texts; with SHARED=FOLDER also
 	$(PY) -m gpt2kw.encode $(RECIPE)/titles.jsonl -o $(RECIPE)/titles.txt $(KINDS)
 	$(PY) -m gpt2kw.finetune $(RECIPE)/texts.txt --model new --run-name mini-stage1 $(STAGE1)
 	$(PY) -m gpt2kw.finetune $(RECIPE)/titles.txt --model checkpoint/mini-stage1 --run-name mini-stage2 $(STAGE2)
-	$(call OWN,1,checkpoint/mini-stage2,1,16,520,)
-	$(call OWN,2,checkpoint/mini-own-1,0.9,12,600,)
-	@# Too much weight on keywords makes texts worse: so a part of it is taken back.
-	$(PY) -m gpt2kw.finetune $(RECIPE)/own-2.txt --model checkpoint/mini-own-2 --run-name mini-weighted \
-	  $(ATTENTION) --learning-rate 0.0005 --steps 350 --keyword-weight 4 --seed 4
-	$(PY) models/recipe/average.py checkpoint/mini-own-2 checkpoint/mini-weighted $(RECIPE)/average --share 0.6
-	$(call OWN,3,$(RECIPE)/average,0.8,8,350,--titles 12000 --sentences 4000 --longer 1000)
-	$(PY) -m gpt2kw.export mini-own-3 $(RECIPE)/mini --precision float16 --overwrite
+	$(call OWN,1,checkpoint/mini-stage2,1,16,520)
+	$(call OWN,2,checkpoint/mini-own-1,0.9,12,600)
+	$(PY) -m gpt2kw.export mini-own-2 $(RECIPE)/mini --precision float16 --overwrite
 	@# The card is written by hand.
 	rm $(RECIPE)/mini/README.md
 	cp $(RECIPE)/mini/* models/mini/
@@ -105,9 +100,9 @@ STAGE2 := --steps 400 --batch-size 128 --learning-rate 0.0003 --warmup-steps 20 
   --dropout 0.1 --category-dropout 0.5 --validate-every 50 --save-every 50 --validation-documents 2000
 
 # A round in which mini learns from what it writes itself: its number, the model, the temperature, the
-# texts for each list of keywords, the steps, and how many lists of which kind.
+# texts for each list of keywords, and the steps.
 define OWN
-$(PY) models/recipe/own.py wishes --round $(1) $(6)
+$(PY) models/recipe/own.py wishes --round $(1)
 $(PY) -m gpt2kw.generate --model $(2) --prompts $(RECIPE)/wishes-$(1).jsonl --keyword-mode plain \
   --temperature $(3) --top-k 0 --nsamples $(4) --seed $(1) --batch-size 512 -o $(RECIPE)/written-$(1).jsonl
 $(PY) models/recipe/own.py mix --round $(1)

@@ -3,13 +3,10 @@
 import importlib.util
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from gpt2kw.model.folder import Model
 from gpt2kw.text.format import Record
 
 RECIPE = Path(__file__).parents[1] / "models" / "recipe"
@@ -23,7 +20,7 @@ def _load(name):
     return module
 
 
-average, clean, fetch, own, sets = map(_load, ("average", "clean", "fetch", "own", "sets"))
+clean, fetch, own, sets = map(_load, ("clean", "fetch", "own", "sets"))
 WORDS = "a the cat dog sat on mat and why does my house cost so much to heat is pig"
 ENGLISH = WORDS.split()
 
@@ -164,20 +161,6 @@ def test_lists_of_keywords_are_as_many_of_each_number_and_of_different_sentences
     assert len({record.title for record in drawn}) == 24
     assert sets.draw(records, 24, seed=0) == drawn
     assert sets.draw(records, 24, seed=1) != drawn
-
-
-def test_an_average_lies_between_two_models(tiny_model, tmp_path, monkeypatch):
-    one = Model.load(tiny_model)
-    other = replace(one, weights={n: weight + 1 for n, weight in one.weights.items()})
-    other.save(tmp_path)
-    arguments = [str(tiny_model), str(tmp_path), str(tmp_path / "average"), "--share", "0.25"]
-    monkeypatch.setattr(sys, "argv", ["average.py", *arguments])
-    average.main()
-    mixed = Model.load(tmp_path / "average")
-    for name, weight in one.weights.items():
-        np.testing.assert_allclose(mixed.weights[name], weight + 0.25, atol=1e-6)
-    assert mixed.about == one.about
-    assert mixed.tokenizer.definition() == one.tokenizer.definition()
 
 
 def people(kind, number, lists):
