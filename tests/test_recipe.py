@@ -168,7 +168,7 @@ def people(kind, number, lists):
 
 
 def documents():
-    titles = [r for n in range(9) for r in people("title", n, [f"cat{n} dog{n}", f"pig{n}"])]
+    titles = [r for n in range(9) for r in people("title", n, [f"cat{n} dog{n}", f"pig{n} hen{n}"])]
     lists = ("a b", "c d", "e f", "g")
     texts = [
         *titles,
@@ -207,7 +207,7 @@ def test_of_what_was_written_texts_with_all_keywords_and_no_word_twice_are_kept(
     assert set(chosen) <= {*good, *other}
 
 
-def test_its_own_texts_are_mixed_with_as_many_by_people():
+def test_its_own_texts_are_mixed_with_twice_as_many_by_people():
     titles, texts = documents()
     written = [Record("title", "x", f"x {n}") for n in range(6)]
     written += [Record("sentence", "y", f"y {n}") for n in range(4)]
@@ -215,10 +215,12 @@ def test_its_own_texts_are_mixed_with_as_many_by_people():
     mixed = own.mix(written, titles, texts, options)
     assert mixed == own.mix(written, titles, texts, options)
     kinds = [r.category for r in mixed]
+    # Its own, as many with few keywords, and as many with many.
     assert kinds.count("sentence") == 4 + 4 + 4
     assert kinds.count("joke") == 5
     # Some titles are without their kind, and none of another kind is.
-    assert kinds.count("title") + kinds.count(None) == 6 + 6
+    assert kinds.count("title") + kinds.count(None) == 6 + 6 + 6
+    assert sum(len(r.keywords.split()) > 3 for r in mixed) == 4 + 6
     assert kinds.count("title") and kinds.count(None)
     assert {r.title for r in mixed if r.category is None} <= {r.title for r in written + titles}
     assert {r.title for r in written} <= {r.title for r in mixed}
