@@ -89,7 +89,7 @@ class GenerateOptions:
     truncate: str | None = None
     """Cut each text before the first of this."""
     include_prefix: bool = True
-    """Print the prefix too. Give False for what comes behind it."""
+    """Print the prefix too, and not only what comes behind it."""
     sample_delim: str = ""
     """A line between texts."""
     sections: tuple[Literal["title", "body"], ...] = ("title",)
