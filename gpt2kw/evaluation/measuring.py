@@ -173,8 +173,7 @@ class _Evaluation:
         model = load_measured(folder)
         first, columns = not self._works, []
         settings = self._options.settings()
-        for asked in settings.values():
-            check_prompts(model, self._prompts, asked)
+        check_prompts(model, self._prompts, settings.values())
         for setting, asked in settings.items():
             column = f"{name} {setting}".strip()
             written = self._write(column, model, asked)

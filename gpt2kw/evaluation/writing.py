@@ -1,7 +1,7 @@
 """Having a model write about many lists of keywords: all that an evaluation asks of generation."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from gpt2kw.evaluation.data import Prompt, Texts
@@ -19,11 +19,14 @@ class Written:
     seconds: float
 
 
-def check_prompts(model: Model, prompts: Sequence[Prompt], settings: GenerateOptions) -> None:
-    """Raise `UserError` if a model can't be asked so, before anything is written."""
+def check_prompts(
+    model: Model, prompts: Sequence[Prompt], settings: Iterable[GenerateOptions]
+) -> None:
+    """Raise `UserError` if a model can't be asked so in each setting, before it writes."""
     asker = Asker.of(model)
-    for request in _requests(model, prompts, settings):
-        asker.ask(request)
+    for each in settings:
+        for request in _requests(model, prompts, each):
+            asker.ask(request)
 
 
 def _requests(
