@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 from conftest import assert_one_error_line, run_command
 
-from gpt2kw import UserError, export_model
-from gpt2kw.model.folder import EMBEDDING, About, Model
+from gpt2kw import UserError, export_model, finetune
+from gpt2kw.model.folder import EMBEDDING, About, Model, SamplingDefaults
 from gpt2kw.model.named import find_model
 from gpt2kw.model.runs import Run
 from gpt2kw.text.format import Record, prompt, render
@@ -137,6 +138,15 @@ def test_configurations_say_what_transformers_asks_for(rap, model):
     allowed = set(range(model.config["vocab_size"])) - set(generation.suppress_tokens)
     contents = set(range(tokenizer.size)) - set(tokenizer.mark_ids)
     assert allowed == contents | {tokenizer.end, tokenizer.tag("body")}
+
+
+def test_a_run_and_its_export_choose_tokens_as_the_model_they_began_with(settings, tiny_model):
+    shutil.copytree(tiny_model, "calm")
+    chosen = {"do_sample": True, "temperature": 0.4, "top_k": 7, "top_p": 0.9}
+    Path("calm/generation_config.json").write_text(json.dumps(chosen))
+    finetune(**settings | {"model": "calm", "steps": 2})
+    export_model(run="run1", folder="out")
+    assert Model.load(Path("out")).sampling == SamplingDefaults(0.4, 7, 0.9)
 
 
 def test_the_card_tells_what_the_run_knows(rap):

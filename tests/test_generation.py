@@ -11,7 +11,7 @@ from gpt2kw import Generator
 from gpt2kw.errors import UserError
 from gpt2kw.generation.asking import Portion
 from gpt2kw.generation.options import GenerateOptions
-from gpt2kw.model.folder import EMBEDDING, About, Model
+from gpt2kw.model.folder import EMBEDDING, About, Model, SamplingDefaults
 from gpt2kw.model.runs import Run
 from gpt2kw.text.normalise import normal_form
 from gpt2kw.text.title_index import TitleIndex
@@ -39,6 +39,16 @@ def test_the_same_seed_gives_the_same_titles_for_any_batch_size(generator):
 
 def test_without_a_seed_texts_differ_from_call_to_call(generator):
     assert generator.generate(keywords="cat") != generator.generate(keywords="cat")
+
+
+def test_tokens_are_chosen_as_the_model_s_settings_say_unless_asked_otherwise(model):
+    def titles(**asked):
+        return Generator.of(model).generate(keyword_mode="plain", nsamples=4, seed=0, **asked)
+
+    usual = titles()
+    model.sampling = SamplingDefaults(5.0, 0, 0.99)
+    assert titles() == titles(temperature=5.0, top_k=0, top_p=0.99) != usual
+    assert titles(temperature=0.7, top_k=40, top_p=1.0) == usual
 
 
 def test_titles_begin_with_the_prefix_and_show_no_prompt(generator):

@@ -14,7 +14,7 @@ from conftest import TITLES
 from safetensors.numpy import load_file, save_file
 
 from gpt2kw.errors import UserError
-from gpt2kw.model.folder import EMBEDDING, About, Model, new_model
+from gpt2kw.model.folder import EMBEDDING, About, Model, SamplingDefaults, new_model
 from gpt2kw.model.named import MINI_FOLDERS, find_model
 from gpt2kw.model.runs import Run
 from gpt2kw.text.format import Record
@@ -164,6 +164,18 @@ def damage_about(folder):
     (folder / "gpt2kw.json").write_text("[]")
 
 
+def wild_sampling(folder):
+    (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": "hot"}')
+
+
+def no_top_p(folder):
+    (folder / "generation_config.json").write_text('{"do_sample": true, "top_p": 1.5}')
+
+
+def damage_sampling(folder):
+    (folder / "generation_config.json").write_text("{")
+
+
 def cut_weights(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -188,6 +200,9 @@ def only_pickle(folder):
         (untied_output, "has tie_word_embeddings False"),
         (no_shape, "no shape of a GPT-2"),
         (damage_about, r"gpt2kw\.json can't be read"),
+        (wild_sampling, "generation_config.json has temperature 'hot'; give 0.01 to 100"),
+        (no_top_p, "has top_p 1.5; give more than 0"),
+        (damage_sampling, "generation_config.json can't be read"),
         (cut_weights, "are damaged"),
         (lose_weight, r"h\.1\.ln_2\.bias is missing"),
         (only_pickle, "pickle, which is not read"),
@@ -349,3 +364,34 @@ def test_an_installed_package_brings_mini_with_it(tmp_path):
     )
     ours = {path.name for path in (project / "models" / "mini").iterdir()}
     assert {path.name for path in (tmp_path / "lib/gpt2kw/mini").iterdir()} == ours
+
+
+@pytest.mark.parametrize(
+    ("generation_config", "expected"),
+    [
+        ({"temperature": 0.5, "top_k": 7}, SamplingDefaults(0.5, 7, 1.0)),
+        ({"top_k": 0, "top_p": 0.9}, SamplingDefaults(1.0, 0, 0.9)),
+        ({}, SamplingDefaults(1.0, 50, 1.0)),
+    ],
+)
+def test_how_tokens_are_chosen_is_read_as_transformers_writes_it(
+    tiny_model, here, generation_config, expected
+):
+    from transformers import GenerationConfig
+
+    shutil.copytree(tiny_model, "m")
+    GenerationConfig(**{"do_sample": True} | generation_config).save_pretrained("m")
+    model = Model.load(Path("m"))
+    assert model.sampling == expected
+    Path("n").mkdir()
+    model.save(Path("n"))
+    assert Model.load(Path("n")).sampling == expected
+
+
+@pytest.mark.parametrize("said", ['{"temperature": 0.5}', '{"do_sample": false, "top_p": 0.5}'])
+def test_a_folder_that_does_not_say_how_tokens_are_drawn_has_the_usual_way(tiny_model, here, said):
+    shutil.copytree(tiny_model, "m")
+    Path("m/generation_config.json").write_text(said)
+    assert Model.load(Path("m")).sampling == SamplingDefaults()
+    Path("m/generation_config.json").unlink()
+    assert Model.load(Path("m")).sampling == SamplingDefaults()

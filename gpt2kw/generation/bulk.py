@@ -249,7 +249,8 @@ def _output(options: GenerateOptions, model: Model) -> Iterator[_Output]:
         if path := getattr(options, name):
             with open(path, "rb") as file:
                 settings[f"the checksum of --{name.replace('_', '-')}"] = checksum(file)
-    chosen = asdict(options) | {"format": options.output_format}
+    sampling = asdict(options.sampling(model.sampling))
+    chosen = asdict(options) | sampling | {"format": options.output_format}
     settings |= {
         f"--{name.replace('_', '-')}": value
         for name, value in chosen.items()

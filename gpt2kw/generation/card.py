@@ -166,7 +166,7 @@ def _use(name: str, model: Model) -> Iterator[str]:
         f'    print(text.split("<|endoftext|>")[0]{whole})\n'
         "```"
     )
-    yield "`generation_config.json` has gpt2kw's defaults, and keeps marks out of the text."
+    yield "`generation_config.json` says how tokens are chosen, and keeps marks out of the text."
     yield "## With gpt2kw"
     asked = ' --keywords "cats"' if "keywords" in _sections(model) else ""
     folder = shlex.quote(name)

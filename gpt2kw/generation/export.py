@@ -5,7 +5,7 @@ Needs neither TensorFlow nor torch.
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,14 +15,14 @@ import tyro
 from gpt2kw.errors import UserError, check_option, is_unicode
 from gpt2kw.generation.card import model_card
 from gpt2kw.generation.options import GenerateOptions
-from gpt2kw.model.folder import Model, Precision
+from gpt2kw.model.folder import GENERATION_FILE, Model, Precision
 from gpt2kw.model.runs import Checkpoint, Run, is_checkpoint_name
 from gpt2kw.text.files import atomic_folder, check_output_folder, output_errors
 
 _FILES = {
     "README.md",
     "config.json",
-    "generation_config.json",
+    GENERATION_FILE,
     "gpt2kw.json",
     "model.safetensors",
     "tokenizer.json",
@@ -91,7 +91,7 @@ def export_model(options: ExportOptions | None = None, **fields: Any) -> ExportR
     with atomic_folder(options.folder) as draft:
         model.save(draft, options.precision)
         generation = json.dumps(_generation_config(model), indent=2)
-        (draft / "generation_config.json").write_text(generation + "\n")
+        (draft / GENERATION_FILE).write_text(generation + "\n")
         card = model_card(_name_of(options.folder), model, checkpoint)
         (draft / "README.md").write_text(card, "utf-8")
         size = sum(file.stat().st_size for file in draft.iterdir())
@@ -139,9 +139,7 @@ def _generation_config(model: Model) -> dict[str, Any]:
         "eos_token_id": tokenizer.end,
         "pad_token_id": tokenizer.end,
         "do_sample": True,
-        "temperature": usual.temperature,
-        "top_k": usual.top_k,
-        "top_p": usual.top_p,
+        **asdict(model.sampling),
         # A prompt must fit beside the text into what the model sees.
         "max_new_tokens": min(usual.max_tokens, model.context // 2),
         "suppress_tokens": np.flatnonzero(~allowed).tolist(),

@@ -18,11 +18,11 @@ from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.generation.output import lines
 from gpt2kw.generation.ranking import LeftOut, Text, cut
 from gpt2kw.generation.resampling import Resampler, populations
-from gpt2kw.generation.sampling import Path, Rules, Sampling
+from gpt2kw.generation.sampling import Path, Rules
 from gpt2kw.generation.transforms import bad_words, no_repeat_ngrams, repetition_penalty
 from gpt2kw.generation.word_filter import WordFilter
 from gpt2kw.model.backend import choose_precision
-from gpt2kw.model.folder import About, Model
+from gpt2kw.model.folder import About, Model, SamplingDefaults
 from gpt2kw.model.named import load_model
 from gpt2kw.model.tokenizer import Tokenizer
 from gpt2kw.text.files import atomic_writer
@@ -47,6 +47,7 @@ class Generator:
         network: "CachedNetwork | Engine",
         config: dict[str, Any],
         about: About,
+        sampling: SamplingDefaults,
         titles: FilePath | None = None,
     ) -> None:
         """Put a generator together; `load` does it from a run or a model folder.
@@ -54,6 +55,7 @@ class Generator:
         The index in the folder `titles` is of what the model learnt from.
         """
         self._titles = titles
+        self._usual = sampling
         self._tokenizer = tokenizer
         self._network = network
         self._rows = config["vocab_size"]
@@ -96,7 +98,7 @@ class Generator:
             network = Engine(model)
         else:
             network = CachedNetwork(model.weights, model.config, choose_precision(precision))
-        return cls(model.tokenizer, network, model.config, model.about, titles)
+        return cls(model.tokenizer, network, model.config, model.about, model.sampling, titles)
 
     def generate(self, options: GenerateOptions | None = None, **fields: Any) -> list[str]:
         """Return texts; the fields of `GenerateOptions` may be given as such.
@@ -259,12 +261,13 @@ class Generator:
     def _write_up_to(
         self, longest: int, drafts: Sequence["_Draft"], options: GenerateOptions, rules: Rules
     ) -> None:
+        sampling = options.sampling(self._usual)
         written = self._network.generate(
             [draft.asked.prompt for draft in drafts for _ in range(draft.size)],
             max_tokens=longest,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
             repetition_penalty=options.repetition_penalty,
             no_repeat_ngram=options.no_repeat_ngram,
             stops=rules.stops,
@@ -293,9 +296,7 @@ class Generator:
             # If none would do, the next ones had better have little in common.
             groups += [[path] for path in paths] if draft.rounds else populations(paths)
             draft.rounds += 1
-        sampling = Sampling(
-            options.temperature, options.top_k, options.top_p, options.min_p, options.typical_p
-        )
+        sampling = options.sampling(self._usual)
         shares = self._network.shares(groups)
         searches = [Resampler(share, sampling, rules) for share in shares]
         self._network.decode([list(prompt) for prompt in prompts], *searches)

@@ -1,12 +1,14 @@
 """The options of a generation."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from gpt2kw.errors import UserError, check_option, is_unicode
+from gpt2kw.generation.sampling import Sampling
+from gpt2kw.model.folder import SamplingDefaults
 from gpt2kw.text.keywords import distinct_keywords
 
 _MOST_KEYWORDS = 6
@@ -49,12 +51,14 @@ class GenerateOptions:
     candidates: int | None = None
     """Texts that are written for each that is wanted, of which the best is taken. Default:
     16 with keywords that are guaranteed or preferred, else 1."""
-    temperature: float = 0.7
-    """Below 1 the likely becomes likelier, above 1 the rare more frequent."""
-    top_k: int = 40
-    """Choose among this many likeliest tokens; 0 for all."""
-    top_p: float = 1.0
-    """Choose among the fewest tokens that reach this probability; 1 for all."""
+    temperature: float | None = None
+    """Below 1 the likely becomes likelier, above 1 the rare more frequent. Default, here and
+    of the next two: what the model's generation_config.json says, or else 0.7."""
+    top_k: int | None = None
+    """Choose among this many likeliest tokens; 0 for all. Default: the model's, or 40."""
+    top_p: float | None = None
+    """Choose among the fewest tokens that reach this probability; 1 for all. Default: the
+    model's, or 1."""
     min_p: float = 0.0
     """Leave out tokens below this share of the likeliest one's probability."""
     typical_p: float = 1.0
@@ -120,7 +124,7 @@ class GenerateOptions:
         check_option(
             "temperature",
             self.temperature,
-            0.01 <= self.temperature <= 100,
+            self.temperature is None or 0.01 <= self.temperature <= 100,
             "0.01 to 100 (for the likeliest text: --top-k 1)",
         )
         for name in ("keywords", "category", "prefix", "prompt", "bad_words", "truncate"):
@@ -128,10 +132,11 @@ class GenerateOptions:
             check_option(name, text, is_unicode(text), "Unicode text")
         check_option("truncate", self.truncate, self.truncate != "", "some text")
         for name in ("top_k", "beams", "no_repeat_ngram"):
-            check_option(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+            value = getattr(self, name)
+            check_option(name, value, value is None or value >= 0, "0 or more")
         for name in ("top_p", "typical_p"):
             value = getattr(self, name)
-            check_option(name, value, 0 < value <= 1, "more than 0, up to 1")
+            check_option(name, value, value is None or 0 < value <= 1, "more than 0, up to 1")
         check_option("min-p", self.min_p, 0 <= self.min_p <= 1, "0 to 1")
         penalty = self.repetition_penalty
         check_option("repetition-penalty", penalty, 0.01 <= penalty <= 100, "0.01 to 100")
@@ -249,6 +254,12 @@ class GenerateOptions:
     def bad_word_list(self) -> list[str]:
         """The words that do not come."""
         return [word for text in self.bad_words.split(",") if (word := text.strip())]
+
+    def sampling(self, usual: SamplingDefaults) -> Sampling:
+        """Return how tokens are chosen by a model with these defaults."""
+        own = {name: getattr(self, name) for name in Sampling.__dataclass_fields__}
+        wanted = {name: value for name, value in own.items() if value is not None}
+        return Sampling(**asdict(usual) | wanted)
 
     @property
     def whole(self) -> bool:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ WEIGHTS_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
 _KERAS_FILE = "tf_model.h5"
 _ABOUT_FILE = "gpt2kw.json"
+GENERATION_FILE = "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,18 @@ class About:
     """The sections that its documents had."""
 
 
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """How a model chooses tokens where it is not told: what suits one is too daring for another.
+
+    The folder keeps it as transformers does, in `generation_config.json`.
+    """
+
+    temperature: float = 0.7
+    top_k: int = 40
+    top_p: float = 1.0
+
+
 @dataclass
 class Model:
     """A GPT-2 with its tokenizer, outside any framework."""
@@ -56,6 +69,7 @@ class Model:
     tokenizer: Tokenizer
     weights: Weights
     about: About = About()
+    sampling: SamplingDefaults = SamplingDefaults()
 
     def __post_init__(self) -> None:
         self._fit_vocabulary()
@@ -107,6 +121,8 @@ class Model:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         about = {"categories": self.about.categories, "sections": self.about.sections}
         (folder / _ABOUT_FILE).write_text(json.dumps(about, ensure_ascii=False) + "\n", "utf-8")
+        generation = {"do_sample": True, **asdict(self.sampling)}
+        (folder / GENERATION_FILE).write_text(json.dumps(generation, indent=2) + "\n")
         self.tokenizer.save(folder)
         save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         # safetensors makes a file that only its owner may read.
@@ -121,7 +137,8 @@ class Model:
         """
         config = _load_config(folder)
         weights = load_weights(folder, config)
-        return cls(config, Tokenizer.load(folder), weights, _load_about(folder))
+        about, sampling = _load_about(folder), _load_sampling(folder)
+        return cls(config, Tokenizer.load(folder), weights, about, sampling)
 
 
 def _as_precision(weights: Weights, precision: Precision) -> dict[str, np.ndarray]:
@@ -264,6 +281,35 @@ def _load_about(folder: Path) -> About:
         return About(tuple(about["categories"]), tuple(about["sections"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} can't be read: {error}", "remove or restore it") from error
+
+
+def _load_sampling(folder: Path) -> SamplingDefaults:
+    path = folder / GENERATION_FILE
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return SamplingDefaults()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read: {error}", "remove or restore it") from error
+    # As in transformers: without `do_sample` the others have no effect.
+    if not isinstance(config, dict) or config.get("do_sample") is not True:
+        return SamplingDefaults()
+    found = {}
+    for name, (number, right, usual, wanted) in _SAMPLING.items():
+        value = config.get(name)
+        found[name] = value = usual if value is None else value
+        if not isinstance(value, number) or isinstance(value, bool) or not right(value):
+            raise UserError(f"{path} has {name} {value!r}", f"give {wanted}")
+    return SamplingDefaults(**found)
+
+
+_SAMPLING = {
+    "temperature": (int | float, lambda value: 0.01 <= value <= 100, 1.0, "0.01 to 100"),
+    "top_k": (int, lambda value: value >= 0, 50, "0 or more, without a fraction"),
+    "top_p": (int | float, lambda value: 0 < value <= 1, 1.0, "more than 0, up to 1"),
+}
+"""What may be there, as in generate's options; and what it is if it is not there, since
+transformers leaves out what is usual to it."""
 
 
 def load_weights(folder: Path, config: dict[str, Any]) -> Weights:

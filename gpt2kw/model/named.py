@@ -35,6 +35,7 @@ _HUB_FILES = [
     "vocab.json",
     "merges.txt",
     "gpt2kw.json",
+    "generation_config.json",
     "model.safetensors",
     "model.safetensors.index.json",
     "model-*.safetensors",

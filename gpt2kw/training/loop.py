@@ -197,7 +197,9 @@ class Training:
         self._step = TrainStep(model, options, self._schedule, team.strategy)
         dtype = choose_precision(options.precision)
         network = CachedNetwork(self._step.variables(), model.config, dtype)
-        self._generator = Generator(model.tokenizer, network, model.config, model.about)
+        self._generator = Generator(
+            model.tokenizer, network, model.config, model.about, model.sampling
+        )
         # Plain, so that samples show what the model has learnt of keywords.
         self._sampling = GenerateOptions(
             keywords=options.sample_keywords,
