@@ -20,7 +20,8 @@ def _evaluate(options: EvaluateOptions) -> None:
         print(line)
     if report.left_out:
         log.info(
-            "left out, since people, shuffled and repeated texts came out alike: %s",
+            "left out, since %s came out alike: %s",
+            ", ".join(report.comparisons),
             "; ".join(report.left_out),
         )
     for note in report.notes:

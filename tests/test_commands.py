@@ -169,7 +169,7 @@ BAD_CALLS = [
     (("export", "checkpoint/run1/ckpt-5", "model"), ["no run 'run1'"]),
     (("export", "run1", "model", "--precision", "int8"), ["int8"]),
     (("export", "run1"), ["FOLDER"]),
-    (("evaluate", "titles.csv"), ["no run 'run1'", "make finetune"]),
+    (("evaluate", "titles.csv"), ["no run run1", "--model mini -o FOLDER"]),
     (("evaluate", "titles.csv", "--prompts", "0"), ["--prompts is 0"]),
     (("evaluate", "titles.csv", "--model", "no/such"), ["-o FOLDER"]),
     (("evaluate", "titles.csv", "--model", "no/such/folder", "-o", "r"), ["no model folder"]),

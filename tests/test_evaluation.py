@@ -11,7 +11,7 @@ import pytest
 from conftest import TITLES, run_command
 
 from gpt2kw.errors import UserError
-from gpt2kw.evaluation import likelihood
+from gpt2kw.evaluation import likelihood, measuring
 from gpt2kw.evaluation.bootstrap import Measurement
 from gpt2kw.evaluation.coverage import as_written
 from gpt2kw.evaluation.data import Prompt, Training, peoples_texts, read_prompts, repeated, shuffled
@@ -55,6 +55,23 @@ def test_rows_with_the_same_keywords_are_one_prompt(tmp_path):
     assert all(not prompt.people for prompt in read(path))
 
 
+def test_a_list_of_references_is_several_texts(tmp_path):
+    path = tmp_path / "sets.jsonl"
+    path.write_text('{"keywords": ["dog", "sea"], "sentences": ["A dog swims", "", "Dogs dive"]}\n')
+    (prompt,) = read(path, references_field="sentences")
+    assert [record.title for record in prompt.people] in (
+        ["A dog swims", "Dogs dive"],
+        ["Dogs dive", "A dog swims"],
+    )
+
+
+def test_options_of_tables_are_refused_for_text():
+    for name in ("t.txt", "T.TXT", "t.txt.gz"):
+        with pytest.raises(UserError, match="--references-field is 'title'; give a table"):
+            EvaluateOptions(source=name, model="m", output="o", references_field="title")
+    EvaluateOptions(source="t.csv.gz", model="m", output="o", references_field="title")
+
+
 def test_a_separator_keeps_words_together(tmp_path):
     path = tmp_path / "sets.jsonl"
     path.write_text('{"keywords": "New York; cats"}\n{"keywords": ["old dog", "sea"]}\n')
@@ -67,8 +84,8 @@ def test_lists_that_cannot_be_guaranteed_are_left_out_and_said(tmp_path):
     path = write_documents(tmp_path / "t.val.txt", records)
     prompts, notes = read_prompts(EvaluateOptions(source=path, keyword_mode=("plain", "guarantee")))
     assert [prompt.keywords for prompt in prompts] == [("cat",)]
-    assert len(notes) == 1
     assert notes[0].startswith("1 lists of keywords left out: --keywords has 7 keywords")
+    assert notes[1] == f"1 lists of keywords in {path} can be used"
     assert len(read(path, keyword_mode=("plain",))) == 2
     write_documents(path, records[:1])
     with pytest.raises(UserError, match="no list of keywords that can be used; --keywords has 7"):
@@ -87,6 +104,8 @@ def test_each_text_is_measured_once_and_needs_keywords(tmp_path):
     prompts = read(path)
     texts = [(p.category, record.title, record.body) for p in prompts for record in p.people]
     assert sorted(texts) == [("food", "A cake", "and cream"), ("pets", "A cat", None)]
+    _, notes = read_prompts(EvaluateOptions(source=path))
+    assert notes[0].startswith(f"1 of 5 documents of {path} are other keywords of the same texts")
     assert len(read(path, prompts=1)) == 1
     assert read(path, seed=1) == read(path, seed=1)
 
@@ -97,11 +116,15 @@ def test_a_source_without_keywords_says_so(tmp_path):
         read(path)
 
 
-def test_seen_combinations_stood_in_one_document(tmp_path):
-    records = [Record(None, "Cat wall", "One"), Record(None, "dog cat", "Two")]
+def test_seen_combinations_belong_to_one_text(tmp_path):
+    records = [
+        *(Record(None, "Cat wall", "One"), Record(None, "mouse", "One")),
+        Record(None, "dog cat", "Two"),
+    ]
     training = Training.read(write_documents(tmp_path / "t.txt", records))
     assert training.has_together(["cat", "wall"])
     assert training.has_together(["Dog"])
+    assert training.has_together(["mouse", "cat", "wall"])
     assert not training.has_together(["dog", "wall"])
     assert not training.has_together(["bird"])
 
@@ -115,7 +138,7 @@ def test_what_models_are_compared_with(tmp_path):
     pairs = [(a[0].record.title, b[0].record.title) for a, b in zip(people, mixed, strict=True)]
     assert all(sorted(a.split()) == sorted(b.split()) for a, b in pairs)
     assert sum(a != b for a, b in pairs) > 35
-    texts = repeated(training, 40, 3, seed=0)
+    texts = repeated(training.records, 40, 3, seed=0)
     assert [len(some) for some in texts] == [3] * 40
     assert len({one.record.title for some in texts for one in some}) == 2
 
@@ -132,6 +155,19 @@ def test_the_prompts_echo_is_no_coverage():
     assert found["each keyword"].measured.counts.tolist() == [[3, 4]]
     assert found["all keywords"].measured.counts.tolist() == [[1, 2]]
     assert found["all of 2"].measured.counts.tolist() == [[1, 2]]
+
+
+def test_combinations_are_of_several_keywords():
+    prompts = [Prompt(None, words, ()) for words in (("a",), ("a", "b"), ("c", "d"), ("e",))]
+    texts = [[Document(Record(title=title))] for title in ("a", "a b", "c", "x")]
+    found = {
+        f.name: f
+        for f in coverage_figures(Column(texts), prompts, as_written, [True, True, False, False])
+    }
+    seen = found["all, seen combination"].measured.counts
+    unseen = found["all, unseen combination"].measured.counts
+    assert seen.tolist() == [[0, 0], [1, 1], [0, 0], [0, 0]]
+    assert unseen.tolist() == [[0, 0], [0, 0], [0, 1], [0, 0]]
 
 
 def test_what_is_cut_or_blank_is_counted():
@@ -274,7 +310,7 @@ def test_one_command_makes_the_table_and_the_report(run_folder, training_text, t
     columns = ["run1 temperature 0.5", "run1 temperature 1.5", "people", "shuffled", "repeated"]
     assert re.split("  +", head.strip()) == columns
     assert any(re.match(r"  all keywords +\d+\.\d% \(\d", line) for line in lines)
-    assert "titles.val.txt has 8 different lists of keywords" in result.stderr
+    assert "8 lists of keywords in" in result.stderr
 
     folder = run_folder / "checkpoint/run1/evaluation"
     report = json.loads((folder / "report.json").read_text("utf-8"))
@@ -296,6 +332,41 @@ def test_one_command_makes_the_table_and_the_report(run_folder, training_text, t
     assert page.count('<img alt="') == page.count('src="data:image/svg+xml;base64,') == 4
     assert not re.search(r'(src|href)="(?!data:)|<script|@import', page)
     assert "The cat sleeps on the warm keyboard" in page
+
+
+def test_without_a_training_text_coverage_is_still_told_apart(tmp_path, tiny_model):
+    lines = [json.dumps({"keywords": [f"w{n}"], "text": f"a w{n} is here"}) for n in range(40)]
+    (tmp_path / "sets.jsonl").write_text("\n".join(lines))
+    report = measuring.evaluate(
+        source=tmp_path / "sets.jsonl",
+        references_field="text",
+        model=str(tiny_model),
+        keyword_mode="plain",
+        nsamples=1,
+        max_tokens=8,
+        output=tmp_path / "o",
+    )
+    rows = {row.name: row for row in report.rows}
+    assert rows["all keywords"].figures["people"].value == 1
+    assert rows["all keywords"].figures["repeated"].value < 0.2
+    assert any("--nsamples 2 or more" in note for note in report.notes)
+
+
+def test_models_that_learnt_from_something_else_are_named(tmp_path, monkeypatch, tiny_model):
+    monkeypatch.chdir(tmp_path)
+    folders = {}
+    for name in ("one", "two", "three"):
+        text = write_documents(tmp_path / f"{name[:2]}.txt", [Record(None, "cat", name[:2])])
+        run = Run(tmp_path / "checkpoint" / name)
+        run.create({"text": str(text), TEXT_CHECKSUM: checksum(text)})
+        run.save(1, Model.load(tiny_model), {}, {}, keep=1)
+        folders[name] = run.folder / "ckpt-1"
+    options = EvaluateOptions(source="t.txt", run_name=tuple(folders))
+    text, notes = measuring._choose_training(options, folders)
+    assert text == tmp_path / "on.txt"
+    assert len(notes) == 1
+    assert "two, three learnt from something else" in notes[0]
+    assert measuring._choose_training(options, {"one": folders["one"]}) == (text, [])
 
 
 def test_a_judge_of_its_own_texts_is_refused(run_folder, tiny_model, monkeypatch):

@@ -269,6 +269,25 @@ def test_an_interval_is_as_wide_as_theory_says():
     assert found.high == pytest.approx(found.value + half, abs=0.01)
 
 
+@pytest.mark.parametrize("units", [8, 20])
+def test_an_interval_is_wide_enough_where_units_are_few(units):
+    rng = np.random.default_rng(units)
+    within = 0
+    for sample in rng.normal(0, 1, (400, units)):
+        found = estimate(Measurement.of([(value, 1) for value in sample]), seed=0)
+        assert found.units == units
+        within += found.low <= 0 <= found.high
+    assert within > 0.92 * 400
+
+
+def test_few_units_tell_nothing_of_chance():
+    few, more = (Measurement.of([(3, 1)] * units + [(0, 0)]) for units in (7, 8))
+    other = Measurement.of([(1, 1)] * 8), Measurement.of([(1, 1)] * 9)
+    assert not estimate(few, seed=0).has_interval
+    assert difference(few, other[0], seed=0).may_be_chance
+    assert not difference(more, other[1], seed=0).may_be_chance
+
+
 def test_a_paired_difference_is_sharper_than_its_sides():
     rng = np.random.default_rng(0)
     values = rng.normal(0, 10, 200)
@@ -278,8 +297,8 @@ def test_a_paired_difference_is_sharper_than_its_sides():
     )
     gap = difference(better, base, seed=0)
     assert 1.4 < gap.low < gap.value < gap.high < 1.6
-    assert not gap.has_zero
-    assert estimate(base, seed=0).has_zero
+    assert not gap.may_be_chance
+    assert estimate(base, seed=0).may_be_chance
 
 
 def test_the_same_seed_gives_the_same_interval():

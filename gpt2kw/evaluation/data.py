@@ -46,22 +46,25 @@ def read_prompts(options: EvaluateOptions) -> tuple[list[Prompt], list[str]]:
         UserError: the source can't be read, or has no keywords that can be asked for.
     """
     tally = Tally()
-    is_table = options.source.suffix != ".txt"
-    records = list(
-        _table_records(options, tally) if is_table else read_records(options.source, tally)
-    )
+    read = _table_records if options.is_table else _text_records
+    records = list(read(options, tally))
     for line in tally.lines():
         log.info("%s: %s", options.source, line)
     random.Random(options.seed).shuffle(records)
     grouped: defaultdict[tuple[str | None, frozenset[str]], list[Record]] = defaultdict(list)
     known: set[str] = set()
+    again = 0
     for record in records:
         text = text_of(record)
-        if record.keywords and text not in known:
-            if text:
-                known.add(text)
-            keywords = frozenset(record.keywords.lower().split())
-            grouped[record.category, keywords].append(record)
+        if not record.keywords:
+            continue
+        if text in known:
+            again += 1
+            continue
+        if text:
+            known.add(text)
+        keywords = frozenset(record.keywords.lower().split())
+        grouped[record.category, keywords].append(record)
     if not grouped:
         raise UserError(
             f"{options.source} has no text with keywords",
@@ -83,6 +86,13 @@ def read_prompts(options: EvaluateOptions) -> tuple[list[Prompt], list[str]]:
             f"{options.source} has no list of keywords that can be used", next(iter(refused))
         )
     notes = [f"{count:,} lists of keywords left out: {why}" for why, count in refused.items()]
+    if again:
+        notes.append(
+            f"{again:,} of {len(records):,} documents of {options.source} are other keywords of "
+            "the same texts, and not used"
+        )
+    if len(usable) < options.prompts:
+        notes.append(f"{len(usable):,} lists of keywords in {options.source} can be used")
     return usable[: options.prompts], notes
 
 
@@ -90,6 +100,10 @@ def _prompt(records: Sequence[Record]) -> Prompt:
     first = records[0]
     people = tuple(record for record in records if text_of(record))
     return Prompt(first.category, tuple((first.keywords or "").split()), people)
+
+
+def _text_records(options: EvaluateOptions, tally: Tally) -> Iterator[Record]:
+    return read_records(options.source, tally)
 
 
 def _table_records(options: EvaluateOptions, tally: Tally) -> Iterator[Record]:
@@ -105,9 +119,9 @@ def _table_records(options: EvaluateOptions, tally: Tally) -> Iterator[Record]:
         if not keywords:
             tally.add("rows without keywords, skipped", place)
             continue
-        yield Record(
-            _joined(fields.get("category")), " ".join(keywords), _joined(fields.get("title"))
-        )
+        category = "\n".join(_listed(fields.get("category"))) or None
+        for title in _listed(fields.get("title")) or [None]:
+            yield Record(category, " ".join(keywords), title)
 
 
 def _keywords(field: Field, separator: str | None) -> list[str]:
@@ -118,8 +132,9 @@ def _keywords(field: Field, separator: str | None) -> list[str]:
     return distinct_keywords((field or "").replace(",", " ").split())
 
 
-def _joined(field: Field) -> str | None:
-    return ("\n".join(field) if isinstance(field, list) else field) or None
+def _listed(field: Field) -> list[str]:
+    """Return the texts in a cell, which may be a list of several, without blank ones."""
+    return [text for text in (field if isinstance(field, list) else [field]) if text]
 
 
 @dataclass(frozen=True)
@@ -131,21 +146,24 @@ class Training:
     words: list[Words]
     """The words of each."""
     keywords: dict[str, set[int]]
-    """The numbers of the documents, of which a text has several, that show each keyword."""
+    """The places of the texts that have each keyword in one of their documents."""
 
     @classmethod
     def read(cls, path: Path) -> "Training":
         """Read a training text; `UserError` if it has no usable document."""
         records: dict[str, Record] = {}
+        places: dict[str, int] = {}
         keywords: defaultdict[str, set[int]] = defaultdict(set)
-        for number, record in enumerate(read_records(path, Tally())):
-            records.setdefault(text_of(record), record)
+        for record in read_records(path, Tally()):
+            text = text_of(record)
+            records.setdefault(text, record)
+            place = places.setdefault(text, len(places))
             for keyword in (record.keywords or "").lower().split():
-                keywords[keyword].add(number)
+                keywords[keyword].add(place)
         return cls(list(records.values()), [words(text) for text in records], keywords)
 
     def has_together(self, keywords: Iterable[str]) -> bool:
-        """Whether one document shows all of the keywords, perhaps with others."""
+        """Whether a training text has all of the keywords, perhaps in several documents."""
         holders = [self.keywords.get(keyword.lower(), set()) for keyword in keywords]
         return bool(set.intersection(*holders)) if holders else False
 
@@ -177,11 +195,11 @@ def shuffled(texts: Texts, seed: int) -> Texts:
     ]
 
 
-def repeated(training: Training, prompts: int, nsamples: int, seed: int) -> Texts:
-    """Return a twentieth as many training texts as prompts, over and over, whatever the prompt.
+def repeated(records: Sequence[Record], prompts: int, nsamples: int, seed: int) -> Texts:
+    """Return a twentieth as many texts as prompts, over and over, whatever the prompt.
 
     So writes a model that knows a few texts by heart and nothing else.
     """
     rng = random.Random(seed)
-    few = rng.sample(training.records, min(len(training.records), max(1, prompts // 20)))
+    few = rng.sample(records, min(len(records), max(1, prompts // 20)))
     return [[Document(rng.choice(few))] * nsamples for _ in range(prompts)]

@@ -12,7 +12,7 @@ from gpt2kw.evaluation.bootstrap import Measurement
 from gpt2kw.evaluation.coverage import Forms, are_side_by_side, coverage, covered_by_all
 from gpt2kw.evaluation.data import Prompt, Texts, Training, text_of
 from gpt2kw.evaluation.diversity import distinct, self_bleu
-from gpt2kw.evaluation.form import length_counts, length_distance
+from gpt2kw.evaluation.form import finished, length_counts, length_distance, parsed
 from gpt2kw.evaluation.likelihood import Judge, Score, perplexity
 from gpt2kw.evaluation.novelty import (
     ORDERS,
@@ -27,8 +27,9 @@ from gpt2kw.evaluation.quality import bleu, bleu_counts, cider, rouge_l
 from gpt2kw.evaluation.words import Words, words
 
 _DISTINCT = (1, 2, 4)
-_GROUP = 50
-"""Prompts whose texts stand for the corpus, whatever the size of the report."""
+CORPUS = 25
+"""Prompts whose texts stand for the corpus, whatever the size of the report. The fewer they are,
+the more such groups a report has, and the better is known what is chance."""
 _NEAR = 0.5
 """Likeness from which a text counts as nearly a training text."""
 
@@ -102,8 +103,12 @@ def coverage_figures(
         units = [len(prompt.keywords) == size for prompt in prompts]
         yield figure(f"all of {size}", 0, 1, units=units)
     if seen is not None:
-        yield figure("all, seen combination", 0, 1, units=seen)
-        yield figure("all, unseen combination", 0, 1, units=[not one for one in seen])
+        # One keyword is no combination, and is both seen and easy.
+        several = [len(prompt.keywords) > 1 for prompt in prompts]
+        for name, wanted in (("seen", True), ("unseen", False)):
+            units = [many and one is wanted for many, one in zip(several, seen, strict=True)]
+            found = figure(f"all, {name} combination", 0, 1, units=units)
+            yield replace(found, sources=(coverage, Training.has_together))
 
 
 def diversity_figures(column: Column) -> Iterator[Figure]:
@@ -112,8 +117,7 @@ def diversity_figures(column: Column) -> Iterator[Figure]:
     Both are sets of a fixed size, since the more texts there are, the less differ.
     """
     prompts = len(column.words)
-    size = min(_GROUP, max(1, prompts // 4))
-    groups = np.array_split(np.arange(prompts), max(1, prompts // size))
+    groups = np.array_split(np.arange(prompts), max(1, prompts // CORPUS))
     pairs = [list(combinations(some, 2)) for some in column.words]
     corpus = [column.draws(group) for group in groups]
     for where, units in (("same prompt", pairs), ("corpus", corpus)):
@@ -247,10 +251,10 @@ def form_figures(
 
 def finish_figures(texts: Texts, wanted: int) -> Iterator[Figure]:
     """Yield how many of the `wanted` texts a prompt came out well formed, and finished."""
-    parsed = [(sum(not one.stray for one in some), wanted) for some in texts]
-    finished = [(sum(one.finished for one in some), len(some)) for some in texts]
-    yield Figure("form", "parses", Measurement.of(parsed), "high", True, ())
-    yield Figure("form", "finished", Measurement.of(finished), "high", True, ())
+    whole = Measurement.of(parsed(texts, wanted))
+    yield Figure("form", "parses", whole, "high", True, (parsed,))
+    ended = Measurement.of(finished(texts))
+    yield Figure("form", "finished", ended, "high", True, (finished,))
 
 
 def perplexity_figure(

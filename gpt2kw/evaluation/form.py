@@ -1,11 +1,29 @@
-"""Lengths of texts, against those of the training text."""
+"""Whether texts are whole, and their lengths against those of the training text."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from gpt2kw.evaluation.data import Texts
+
 LONGEST = 100
 """Words; longer texts count as so long."""
+
+
+def parsed(texts: Texts, wanted: int) -> list[tuple[int, int]]:
+    """Return for each prompt how many texts there are, not blank and with all marks in place.
+
+    And how many were `wanted`.
+    """
+    return [(sum(not one.stray for one in some), wanted) for some in texts]
+
+
+def finished(texts: Texts) -> list[tuple[int, int]]:
+    """Return for each prompt how many texts the model ended itself, and of how many.
+
+    Others were cut at the longest length.
+    """
+    return [(sum(one.finished for one in some), len(some)) for some in texts]
 
 
 def length_counts(lengths: Sequence[int]) -> np.ndarray:

@@ -5,12 +5,13 @@ import resource
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from gpt2kw.errors import UserError
 from gpt2kw.evaluation.coverage import covered_by_all, missing_keywords
 from gpt2kw.evaluation.data import (
     Texts,
@@ -22,6 +23,7 @@ from gpt2kw.evaluation.data import (
     text_of,
 )
 from gpt2kw.evaluation.figures import (
+    CORPUS,
     Column,
     Figure,
     Likeness,
@@ -43,6 +45,7 @@ from gpt2kw.evaluation.trigrams import TRIGRAMS, Trigrams, check_trigrams
 from gpt2kw.evaluation.words import words
 from gpt2kw.evaluation.writing import Written, check_prompts, write
 from gpt2kw.generation.options import GenerateOptions
+from gpt2kw.generation.sampling import Sampling
 from gpt2kw.model.folder import Model
 from gpt2kw.model.named import find_model
 from gpt2kw.model.runs import Run
@@ -75,10 +78,9 @@ def evaluate(
     folders = _find_models(options)
     check_output_folder(options.folder)
     load_judge = _judge_loader(options, folders.values())
-    training_text, why_not = _find_training(options, next(iter(folders.values())))
+    training_text, notes = _choose_training(options, folders)
     evaluation = _Evaluation(options, training_text, progress)
-    if why_not:
-        evaluation.notes.append(why_not)
+    evaluation.notes += notes
     for name, folder in folders.items():
         evaluation.measure_model(name, folder)
     evaluation.measure_texts()
@@ -94,6 +96,11 @@ def evaluate(
 
 def _find_models(options: EvaluateOptions) -> dict[str, Path]:
     """Return the folders of models by their names in the report."""
+    if not (options.run_name or options.model or Run.named(options.runs[0]).exists):
+        raise UserError(
+            f"there is no run {options.runs[0]} in checkpoint",
+            "name another with --run-name, or a model, such as --model mini -o FOLDER",
+        )
     found = {name: find_model(str(Run.named(name).folder)) for name in options.runs}
     for name in options.model:
         found[f"{name} (model)" if name in found else name] = find_model(name)
@@ -111,21 +118,40 @@ def _judge_loader(options: EvaluateOptions, measured: Iterable[Path]) -> Callabl
     return lambda: Scorer(Model.load(folder))
 
 
-def _find_training(options: EvaluateOptions, folder: Path) -> tuple[Path | None, str]:
-    """Return the training text, or None and why there is none."""
+def _choose_training(
+    options: EvaluateOptions, folders: dict[str, Path]
+) -> tuple[Path | None, list[str]]:
+    """Return the training text, or None, and what is to be said of it."""
     if options.training:
-        return options.training, ""
-    why, run = "its run is not known", Run(folder.parent)
-    if run.exists:
-        settings = run.settings()
-        text = Path(str(settings.get("text")))
-        if text.is_file() and checksum(text) == settings.get(TEXT_CHECKSUM):
-            return text, ""
-        why = f"{text} has changed since" if text.is_file() else f"{text} is not there"
-    return None, (
-        f"novelty and unseen combinations are not measured, for lack of what {folder} learnt "
-        f"from ({why}); name it with --training"
-    )
+        return options.training, []
+    (first, folder), *others = folders.items()
+    text, why = _find_training(folder)
+    if not text:
+        return None, [
+            f"novelty and unseen combinations are not measured, for lack of what {folder} learnt "
+            f"from ({why}); name it with --training"
+        ]
+    strangers = [name for name, other in others if _find_training(other)[0] != text]
+    if not strangers:
+        return text, []
+    return text, [
+        f"novelty, unseen combinations and the distance of lengths are by {text}, from which "
+        f"{first} learnt; {', '.join(strangers)} learnt from something else"
+    ]
+
+
+def _find_training(folder: Path) -> tuple[Path | None, str]:
+    """Return from what the model in a folder learnt, or None and why that is not known."""
+    run = Run(folder.parent)
+    if not run.exists:
+        return None, "its run is not known"
+    settings = run.settings()
+    text = Path(str(settings.get("text")))
+    if not text.is_file():
+        return None, f"{text} is not there"
+    if checksum(text) != settings.get(TEXT_CHECKSUM):
+        return None, f"{text} has changed since"
+    return text, ""
 
 
 class _Evaluation:
@@ -146,11 +172,9 @@ class _Evaluation:
         }
         self._written: dict[str, Column] = {}
         self._works: dict[str, Work] = {}
+        self._sampling: dict[str, Sampling] = {}
         self._figures: defaultdict[str, list[Figure]] = defaultdict(list)
         self._likenesses: dict[str, list[list[Likeness]]] = {}
-        if len(self._prompts) < options.prompts:
-            count = f"{len(self._prompts):,}"
-            self.notes.append(f"{options.source} has {count} different lists of keywords")
         if PEOPLE not in self._comparisons:
             self.notes.append(
                 f"{options.source} has no texts by people to compare with; see --references-field"
@@ -161,8 +185,13 @@ class _Evaluation:
         people = peoples_texts(self._prompts, nsamples)
         yield PEOPLE, people
         yield SHUFFLED, shuffled(people, seed)
-        if self._training:
-            yield REPEATED, repeated(self._training, len(self._prompts), nsamples, seed)
+        records = (
+            self._training.records
+            if self._training
+            else [record for prompt in self._prompts for record in prompt.people]
+        )
+        if records:
+            yield REPEATED, repeated(records, len(self._prompts), nsamples, seed)
 
     @property
     def _columns(self) -> dict[str, Column]:
@@ -177,11 +206,17 @@ class _Evaluation:
         for setting, asked in settings.items():
             column = f"{name} {setting}".strip()
             written = self._write(column, model, asked)
+            sampling = asked.sampling(model.sampling)
+            if self._sampling.setdefault(setting, sampling) != sampling:
+                self.notes.append(
+                    "the models' own settings of how tokens are chosen differ; see the page"
+                )
+            used = asdict(asked) | asdict(sampling)
             self._written[column] = Column(written.texts)
             self._works[column] = Work(
                 str(folder),
                 model.parameters,
-                {key: getattr(asked, key) for key in SETTINGS},
+                {key: used[key] for key in SETTINGS},
                 sum(map(len, written.texts)),
                 written.seconds,
                 # Linux counts in KiB.
@@ -231,6 +266,8 @@ class _Evaluation:
         seen = (
             [self._training.has_together(p.keywords) for p in prompts] if self._training else None
         )
+        if options.nsamples == 1:
+            self.notes.append("how texts for the same keywords differ needs --nsamples 2 or more")
         columns = self._columns
         data = self._data_lengths()
         quality = self._has_references()
@@ -282,6 +319,9 @@ class _Evaluation:
             )
         for name, column in self._columns.items():
             scores = judge.alone([text for some in column.strings for text in some])
+            if too_long := scores.count(None):
+                note = f"{too_long:,} of the {name} texts are longer than the judge sees"
+                self.notes.append(note)
             by_prompt = _regrouped(scores, column.texts)
             self._figures[name] += judge_figures(column, by_prompt, judge, fair[name])
 
@@ -304,6 +344,7 @@ class _Evaluation:
             models=self._works,
             comparisons=tuple(self._comparisons),
             rows=rows,
+            corpus=min(CORPUS, len(self._prompts)),
             left_out=left_out,
             notes=list(dict.fromkeys(self.notes)),
             definitions=definitions,

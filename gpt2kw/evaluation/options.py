@@ -31,16 +31,16 @@ class EvaluateOptions:
     run_name: tuple[str, ...] = ()
     """Runs in checkpoint/ to measure. Default: run1, if there is no --model."""
     model: tuple[str, ...] = ()
-    """Fine-tuned models to measure: folders, or names on the hub."""
+    """Fine-tuned models to measure: folders, names on the hub, or mini."""
     keyword_mode: tuple[Literal["guarantee", "prefer", "plain"], ...] = ("guarantee",)
     """As of generate. Of several values, here and below, each is measured with each."""
     candidates: tuple[int | None, ...] = (None,)
     """As of generate."""
-    temperature: tuple[float, ...] = (0.7,)
+    temperature: tuple[float | None, ...] = (None,)
     """As of generate."""
-    top_k: tuple[int, ...] = (40,)
+    top_k: tuple[int | None, ...] = (None,)
     """As of generate."""
-    top_p: tuple[float, ...] = (1.0,)
+    top_p: tuple[float | None, ...] = (None,)
     """As of generate."""
     prompts: int = 500
     """Most lists of keywords that are used, chosen at random."""
@@ -85,6 +85,10 @@ class EvaluateOptions:
             value = getattr(self, name)
             check_option(name, value, 1 <= value <= 10**6, "1 to 1,000,000")
         check_option("keyword-sep", self.keyword_sep, self.keyword_sep != "", "a separator")
+        if not self.is_table:
+            for name in ("keywords_field", "keyword_sep", "references_field", "category_field"):
+                value, usual = getattr(self, name), type(self).__dataclass_fields__[name].default
+                check_option(name, value, value == usual, "a table with it, and not encoded text")
         if not self.output and not self.runs:
             raise UserError(
                 "there is no run whose directory could hold the report", "give -o FOLDER"
@@ -96,6 +100,11 @@ class EvaluateOptions:
     def runs(self) -> tuple[str, ...]:
         """The runs to measure."""
         return self.run_name or (() if self.model else ("run1",))
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the source is a table, and not text that encode wrote."""
+        return Path(self.source.name.lower().removesuffix(".gz")).suffix != ".txt"
 
     @property
     def folder(self) -> Path:

@@ -11,17 +11,20 @@ from gpt2kw.evaluation.report import Flagged, Report, Row, Sample
 from gpt2kw.evaluation.table import interval, is_different, number
 from gpt2kw.text.files import atomic_writer, made_folder
 
+_FEW = 30
 _SAMPLES = 25
 _TEXTS = 2
 _FLAGGED = 20
 
 _LEGEND = """
 Small: the 95% interval, if other keywords had been drawn; one without width says only that all
-lists of keywords came out alike. Bold: different from the first column beyond that chance, by the
-paired difference shown. People: texts by people about the same keywords. Shuffled: their words in
-random order. Repeated: a few training texts over and over, whatever the keywords. These three show
-what good and bad figures look like; what a model makes of them is the first model's. Same prompt:
-of two texts for the same keywords. Corpus: of texts for 50 lists of keywords.
+lists of keywords came out alike. n: how many lists, or sets of lists, a figure is of, where they
+are few. Bold: different from the first column beyond that chance, by the paired difference shown;
+of twenty rows in which nothing differs, one is bold by chance. People: texts by people about the
+same keywords. Shuffled: their words in random order. Repeated: a few texts over and over, whatever
+the keywords: from the training text, or people's if that is not known. These three show what good
+and bad figures look like; what a model makes of them is the first model's. Same prompt: of two
+texts for the same keywords.
 """
 
 _STYLE = """
@@ -114,11 +117,13 @@ def _figures(report: Report) -> Iterator[str]:
         yield f"<tr><th>{escape(row.name)}</th>{good}{cells}</tr>"
     yield from _speed(report, len(columns))
     yield "</tbody></table></div>"
-    yield f"<p><small>{_LEGEND}</small></p>"
+    corpus = f"Corpus: of one text each for {report.corpus} lists of keywords."
+    yield f"<p><small>{_LEGEND}{corpus}</small></p>"
     if report.left_out:
+        comparisons = escape(", ".join(report.comparisons))
         yield (
-            "<p><small>Left out, for people, shuffled and repeated texts have figures that can't "
-            f"be told apart here: {escape('; '.join(report.left_out))}.</small></p>"
+            f"<p><small>Left out, for {comparisons} have figures that can't be told apart here: "
+            f"{escape('; '.join(report.left_out))}.</small></p>"
         )
 
 
@@ -128,7 +133,10 @@ def _cell(report: Report, row: Row, column: str) -> str:
         return "<td></td>"
     text = number(found.value, row.share)
     shown = f"<b>{text}</b>" if is_different(row, column) else text
-    shown += f" <small>{interval(found, row.share)}</small>"
+    if found.has_interval:
+        shown += f" <small>{interval(found, row.share)}</small>"
+    if found.units < _FEW:
+        shown += f" <small>n = {found.units}</small>"
     gap = row.differences.get(column)
     if gap and gap.low < gap.high:
         sign = "+" if gap.value > 0 else ""

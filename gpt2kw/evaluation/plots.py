@@ -28,7 +28,7 @@ def draw(report: Report) -> Iterator[tuple[str, str]]:
     rows = {row.name: row for row in report.rows}
     names = ("self-BLEU-4, same prompt", "all keywords")
     if all(name in rows for name in names):
-        title = "Keywords against variety; left and up is better"
+        title = "Keywords against variety; better is higher, and across near people"
         yield title, _picture(_draw_trade, report, [rows[name] for name in names])
     yield "Length of texts", _picture(_draw_lengths, report)
     if report.similarities:

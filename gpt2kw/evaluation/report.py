@@ -80,6 +80,8 @@ class Report:
     comparisons: tuple[str, ...]
     """The columns that no model wrote."""
     rows: list[Row]
+    corpus: int
+    """Lists of keywords whose texts stand for the corpus."""
     left_out: list[str]
     """Metrics for which the comparisons came out alike, so that their figures say nothing here."""
     notes: list[str]
@@ -132,7 +134,7 @@ def compare(
 
 def _tells_apart(measured: Sequence[Measurement], seed: int) -> bool:
     gaps = (difference(one, other, seed) for one, other in combinations(measured, 2))
-    return any(gap is not None and not gap.has_zero for gap in gaps)
+    return any(gap is not None and not gap.may_be_chance for gap in gaps)
 
 
 def _row(figures: dict[str, Figure], models: Sequence[str], seed: int) -> Row:

@@ -23,7 +23,7 @@ def interval(found: Estimate, share: bool) -> str:
 def is_different(row: Row, column: str) -> bool:
     """Whether a model's figure differs from the first one's beyond chance."""
     found = row.differences.get(column)
-    return found is not None and not found.has_zero
+    return found is not None and not found.may_be_chance
 
 
 def table_lines(report: Report) -> Iterator[str]:
@@ -39,7 +39,7 @@ def table_lines(report: Report) -> Iterator[str]:
     lines.append(["speed"])
     works = report.models.values()
     lines.append(["  texts per second", *(f"{w.texts / w.seconds:.1f}" for w in works)])
-    lines.append(["  memory, MB", *(f"{w.memory / 1e6:,.0f}" for w in works)])
+    lines.append(["  memory so far, MB", *(f"{w.memory / 1e6:,.0f}" for w in works)])
     widths = [max(len(line[n]) for line in lines if n < len(line)) for n in range(len(columns) + 1)]
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=False))
@@ -52,6 +52,8 @@ def _cell(report: Report, row: Row, column: str) -> str:
         return "-"
     text = number(found.value, row.share)
     if column in report.comparisons:
+        return text
+    if not found.has_interval:
         return text
     mark = " *" if is_different(row, column) else ""
     return f"{text} ({interval(found, row.share)}){mark}"

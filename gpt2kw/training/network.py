@@ -77,7 +77,7 @@ class Network:
                 does not count, as that of a document's first must not.
             seed: int32 scalar for dropout, or None for none.
         """
-        hidden, labels, weights = self._last_states(ids, documents, loss_weights, seed)
+        hidden, labels, weights = self._prepared(ids, documents, loss_weights, seed)
         embedding = tf.convert_to_tensor(self._weights[EMBEDDING])
         return _summed_losses(hidden, embedding, labels, weights)
 
@@ -86,21 +86,24 @@ class Network:
 
         Takes what `losses` takes. It has no gradient.
         """
-        hidden, labels, weights = self._last_states(ids, documents, loss_weights, None)
+        hidden, labels, weights = self._prepared(ids, documents, loss_weights, None)
         embedding = tf.cast(self._weights[EMBEDDING], hidden.dtype)
         nats, _ = _cross_entropy(tf.matmul(hidden, embedding, transpose_b=True), labels, weights)
         return tf.reduce_sum(tf.reshape(nats * weights, tf.shape(ids)), axis=1)
 
-    def _last_states(self, ids, documents, loss_weights, seed):
+    def _prepared(self, ids, documents, loss_weights, seed):
         """Return the last hidden states, the tokens that follow, and the weights of these."""
         # Labels are shifted and not the hidden states, whose slice costs a copy each way.
         # What comes round to a row's end is a document's first, which never counts.
         labels = tf.reshape(tf.roll(ids, shift=-1, axis=1), [-1])
         weights = tf.reshape(tf.roll(loss_weights, shift=-1, axis=1), [-1])
-        return self._hidden(ids, documents, seed), labels, weights
+        return self.last_states(ids, documents, seed), labels, weights
 
-    def _hidden(self, ids, documents, seed):
-        """Return the last hidden states, [rows * length, width] in the reduced precision."""
+    def last_states(self, ids, documents, seed=None):
+        """Return the last hidden states, [rows * length, width] in the reduced precision.
+
+        Takes what `losses` takes.
+        """
         place = tf.range(tf.shape(ids)[1])
         visible = documents[:, :, None] == documents[:, None, :]
         visible &= place[:, None] >= place[None, :]
