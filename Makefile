@@ -81,9 +81,14 @@ mini: setup  ## Make models/mini anew from public texts; with SHARED=FOLDER also
 	$(PY) -m gpt2kw.encode $(RECIPE)/titles.jsonl -o $(RECIPE)/titles.txt $(KINDS)
 	$(PY) -m gpt2kw.finetune $(RECIPE)/texts.txt --model new --run-name mini-stage1 $(STAGE1)
 	$(PY) -m gpt2kw.finetune $(RECIPE)/titles.txt --model checkpoint/mini-stage1 --run-name mini-stage2 $(STAGE2)
-	$(call OWN,1,checkpoint/mini-stage2,1,16,520)
-	$(call OWN,2,checkpoint/mini-own-1,0.9,12,600)
-	$(PY) -m gpt2kw.export mini-own-2 $(RECIPE)/mini --precision float16 --overwrite
+	$(call WRITE,1,checkpoint/mini-stage2,1,16)
+	$(call LEARN,1,checkpoint/mini-stage2,520)
+	$(call WRITE,2,checkpoint/mini-own-1,0.9,12)
+	$(call LEARN,2,checkpoint/mini-own-1,600)
+	$(call WRITE,3,checkpoint/mini-own-2,0.8,16)
+	$(call CHOOSE,3,checkpoint/mini-own-2)
+	$(call LEARN,3,checkpoint/mini-own-2,750,--chosen-by critic)
+	$(PY) -m gpt2kw.export mini-own-3 $(RECIPE)/mini --precision float16 --overwrite
 	@# The card is written by hand.
 	rm $(RECIPE)/mini/README.md
 	cp $(RECIPE)/mini/* models/mini/
@@ -99,15 +104,26 @@ STAGE1 := --steps 13300 --batch-size 128 --learning-rate 0.0012 --warmup-steps 2
 STAGE2 := --steps 400 --batch-size 128 --learning-rate 0.0003 --warmup-steps 20 --weight-decay 0.1 \
   --dropout 0.1 --category-dropout 0.5 --validate-every 50 --save-every 50 --validation-documents 2000
 
-# A round in which mini learns from what it writes itself: its number, the model, the temperature, the
-# texts for each list of keywords, and the steps.
-define OWN
+# A round in which mini learns from what it writes itself. First it writes: the round's number, the
+# model, the temperature, and the texts for each list of keywords.
+define WRITE
 $(PY) models/recipe/own.py wishes --round $(1)
 $(PY) -m gpt2kw.generate --model $(2) --prompts $(RECIPE)/wishes-$(1).jsonl --keyword-mode plain \
   --temperature $(3) --top-k 0 --nsamples $(4) --seed $(1) --batch-size 512 -o $(RECIPE)/written-$(1).jsonl
-$(PY) models/recipe/own.py mix --round $(1)
+endef
+# Then, in the last round, a critic ranks what there is, and mini writes about hard lists: the number
+# and the model.
+define CHOOSE
+$(PY) models/recipe/critic.py --round $(1) --model $(2)
+$(PY) models/recipe/own.py hard --round $(1)
+$(PY) -m gpt2kw.generate --model $(2) --prompts $(RECIPE)/hard-$(1).jsonl --nsamples 1 --seed $(1) \
+  --batch-size 256 -o $(RECIPE)/guaranteed-$(1).jsonl
+endef
+# And it learns: the number, the model, the steps, and how texts are chosen.
+define LEARN
+$(PY) models/recipe/own.py mix --round $(1) $(4)
 $(PY) -m gpt2kw.finetune $(RECIPE)/own-$(1).txt --model $(2) --run-name mini-own-$(1) $(ATTENTION) \
-  --learning-rate 0.0007 --steps $(5)
+  --learning-rate 0.0007 --steps $(3)
 endef
 ATTENTION := --only-train-attention --batch-size 128 --warmup-steps 20 --dropout 0 --category-dropout 0 \
   --validate-every 0 --save-every 350 --sample-every 0

@@ -1,26 +1,22 @@
 """The recipe of the pretrained model: what it takes from its sources, and what it leaves."""
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from gpt2kw.text.format import Record
+from gpt2kw.model.folder import Model
+from gpt2kw.text.format import Record, render
 
 RECIPE = Path(__file__).parents[1] / "models" / "recipe"
 
 
-def _load(name):
-    spec = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-clean, fetch, own, sets = map(_load, ("clean", "fetch", "own", "sets"))
+# As for a script that runs there.
+sys.path.insert(0, str(RECIPE))
+names = ("clean", "critic", "fetch", "own", "sets")
+clean, critic, fetch, own, sets = map(importlib.import_module, names)
 WORDS = "a the cat dog sat on mat and why does my house cost so much to heat is pig"
 ENGLISH = WORDS.split()
 
@@ -184,7 +180,8 @@ def test_lists_of_keywords_to_write_about_are_drawn_from_the_texts():
     assert drawn == list(own.wishes(*documents(), options))
     assert [r.category for r in drawn] == ["title"] * 7 + ["sentence"] * 8
     assert len(set(drawn)) == 15
-    assert all(r.title is None for r in drawn)
+    assert {r.title for r in drawn} <= {r.title for r in documents()[1]}
+    assert len({own.asked(r) for r in drawn}) == 15
     counts = [len(r.keywords.split()) for r in drawn]
     assert set(counts[:12]) <= {1, 2, 3}
     assert set(counts[12:]) <= {4, 5, 6}
@@ -202,7 +199,7 @@ def test_of_what_was_written_texts_with_all_keywords_and_no_word_twice_are_kept(
     bad = texts("My cats", "Cats in the garden of cats", "A cat, a garden, \ufffd")
     other = [Record("title", "pig", "A pig")]
     chance = own.random.Random(1)
-    chosen = own.kept([*bad, *good, *good, *other], 2, chance)
+    chosen = own.kept(own.usable([*bad, *good, *good, *other]), 2, chance)
     assert len(chosen) == len(set(chosen)) == 3
     assert set(chosen) <= {*good, *other}
 
@@ -224,3 +221,80 @@ def test_its_own_texts_are_mixed_with_twice_as_many_by_people():
     assert kinds.count("title") and kinds.count(None)
     assert {r.title for r in mixed if r.category is None} <= {r.title for r in written + titles}
     assert {r.title for r in written} <= {r.title for r in mixed}
+
+
+def test_the_best_are_those_that_come_first():
+    texts = {("title", "x"): [Record("title", "x", f"x {n}") for n in range(4)]}
+    assert [r.title for r in own.best(texts, 2)] == ["x 0", "x 1"]
+
+
+def write_text(path, records):
+    path.write_text("".join(render(record) + "\n" for record in records), "utf-8")
+
+
+def test_lists_about_which_it_hardly_ever_succeeds_are_written_about_again(tmp_path, monkeypatch):
+    titles = [Record("title", word, f"A {word}") for word in ("cat", "dog")]
+    for name in ("titles", "texts"):
+        write_text(tmp_path / f"{name}.txt", titles)
+    written = [("cat", "A cat"), ("cat", "The cat"), ("dog", "A pig"), ("dog", "The dog")]
+    rows = [
+        {"category": "title", "keywords": word, "title": title, "finished": True}
+        for word, title in written
+    ]
+    (tmp_path / "written-1.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = ["own.py", "hard", "--build", str(tmp_path), "--rarely", "1"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    own.main()
+    hard = (tmp_path / "hard-1.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in hard] == [{"category": "title", "keywords": "dog"}]
+
+
+def test_a_text_by_people_stands_beside_texts_about_the_same_keywords():
+    people = [Record("title", "cat", "By people"), Record("title", "dog", "By people too")]
+    written = {("title", "cat"): [Record("title", "cat", f"A cat {n}") for n in range(2)]}
+    (choice,) = critic.choices(people, written, critic.random.Random(0))
+    assert choice[0] == people[0]
+    assert len(choice) == 1 + critic.OTHERS
+    assert set(choice[1:]) == set(written["title", "cat"])
+
+
+def test_no_text_by_people_is_in_both_halves():
+    people = [Record("title", f"{k}{n}", f"Text {n}") for n in range(40) for k in "abc"]
+    one, other = critic.halves(people)
+    assert sorted(r.keywords for r in one + other) == sorted(r.keywords for r in people)
+    assert len(one) > 30
+    assert len(other) > 30
+    assert not {r.title for r in one} & {r.title for r in other}
+
+
+def test_copies_of_texts_by_people_are_not_judged():
+    about = "title", "cat"
+    texts = [Record(*about, "My cat!"), Record(*about, "A new cat")]
+    found = critic.without_copies({about: texts}, [Record(*about, "my CAT")])
+    assert found == {about: texts[1:]}
+    assert critic.without_copies({about: texts[:1]}, texts) == {}
+
+
+def test_a_critic_learns_to_find_texts_by_people(tiny_model, monkeypatch):
+    monkeypatch.setattr(critic, "LEARNT", 0.01)
+    chance = critic.random.Random(0)
+
+    def sentence(words):
+        return " ".join(chance.choices(words, k=5))
+
+    drawn = []
+    for n in range(40 * critic.LISTS):
+        own_texts = [Record("cats", f"w{n}", sentence(["wall", "cake"])) for _ in range(3)]
+        drawn.append([Record("cats", f"w{n}", sentence(["cat", "sleeps"])), *own_texts])
+    model = Model.load(tiny_model)
+    learnt = critic.train(model, drawn[critic.LISTS :], seed=0)
+    scores = [learnt.score(choice) for choice in drawn[: critic.LISTS]]
+    assert all(some[0] > some[1:].max() for some in scores)
+    records = [record for choice in drawn[:4] for record in choice]
+    found = critic.judged(learnt, records)
+    expected = [score for some in scores[:4] for score in some]
+    assert [found[record] for record in records] == pytest.approx(expected, abs=1e-3)
+    ranked = critic.merits(found, model)
+    assert ranked.keys() == found.keys()
+    twin = critic.merits({records[0]: found[records[0]] + 4}, model)
+    assert twin[records[0]] - ranked[records[0]] == pytest.approx(4 * critic.SHARE, abs=1e-4)

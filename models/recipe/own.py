@@ -10,6 +10,16 @@ them, the last keeps those that have all their keywords and say nothing twice, a
 texts by people: training text for the next round. So what the model does when it succeeds by
 chance becomes what it does (Dong et al. 2023, "RAFT: reward ranked finetuning for generative
 foundation model alignment"), without a change of what it writes about.
+
+    python models/recipe/critic.py --round 3 --model checkpoint/mini-own-2
+    python models/recipe/own.py hard --round 3
+    python -m gpt2kw.generate --prompts models/recipe/build/hard-3.jsonl ... \
+      -o models/recipe/build/guaranteed-3.jsonl
+    python models/recipe/own.py mix --round 3 --chosen-by critic
+
+In a later round the texts are chosen instead of drawn, and lists about which mini hardly ever
+succeeds are written about with their keywords guaranteed, for it can't learn from what it does not
+do by chance.
 """
 
 import json
@@ -17,6 +27,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +37,9 @@ from gpt2kw.generation.ranking import repeated_words
 from gpt2kw.text.files import read_chunks
 from gpt2kw.text.format import Record, iter_documents, render
 from gpt2kw.text.inflection import keyword_pattern
+
+Asked = tuple[str | None, str | None]
+"""A category and keywords."""
 
 TITLE = "title"
 SENTENCES = ("sentence", "caption")
@@ -37,7 +51,7 @@ FEW, MANY = 4, 6
 class OwnOptions:
     """Draw keywords for mini to write about, or make training text of what it wrote."""
 
-    task: tyro.conf.Positional[Literal["wishes", "mix"]]
+    task: tyro.conf.Positional[Literal["wishes", "hard", "mix"]]
     build: Path = Path(__file__).parent / "build"
     """Where titles.txt and texts.txt are, and all else goes."""
     round: int = 1
@@ -50,8 +64,18 @@ class OwnOptions:
     """Those of four to six keywords of one of these."""
     each: int = 2
     """Texts that are kept for a list, at most."""
+    chosen_by: Literal["chance", "critic"] = "chance"
+    """Whether these are drawn; or are those that `critic.py` finds best, with texts about the
+    hard lists, where keywords were guaranteed."""
+    rarely: int = 3
+    """A list is hard if no more than so many different texts about it may be kept."""
     others: int = 6_000
     """Texts by people of other kinds, so that these are not forgotten."""
+
+
+def asked(record: Record) -> Asked:
+    """Return what a text is to be about."""
+    return record.category, record.keywords
 
 
 def read_records(text: Path) -> list[Record]:
@@ -83,7 +107,7 @@ def shuffled(records: Iterable[Record], chance: random.Random) -> list[Record]:
 
 
 def wishes(titles: list[Record], texts: list[Record], options: OwnOptions) -> Iterator[Record]:
-    """Yield what mini is to write, without the texts, no list of keywords twice."""
+    """Yield texts by people about whose keywords mini is to write, no list of keywords twice."""
     chance = random.Random(options.round)
     sentences = [record for record in texts if record.category in SENTENCES]
     pools = (
@@ -92,24 +116,43 @@ def wishes(titles: list[Record], texts: list[Record], options: OwnOptions) -> It
         (with_many_keywords(sentences, chance), options.longer),
     )
     for pool, count in pools:
-        lists = dict.fromkeys((record.category, record.keywords) for record in pool)
-        for category, keywords in list(lists)[:count]:
-            yield Record(category, keywords)
+        lists: dict[Asked, Record] = {}
+        for record in pool:
+            lists.setdefault(asked(record), record)
+        yield from islice(lists.values(), count)
 
 
-def kept(written: Iterable[Record], each: int, chance: random.Random) -> list[Record]:
-    """Return up to `each` texts for each list of keywords that have them all and no word twice."""
-    good: defaultdict[tuple[str | None, str | None], dict[Record, None]] = defaultdict(dict)
+def read_texts(path: Path) -> Iterator[Record]:
+    """Yield the texts of what `generate --prompts` or the critic wrote, but unfinished ones."""
+    with open(path, encoding="utf-8") as lines:
+        for text in map(json.loads, lines):
+            if text.get("finished", True):
+                yield Record(text["category"], text["keywords"], text["title"])
+
+
+def usable(written: Iterable[Record]) -> dict[Asked, list[Record]]:
+    """Return the texts about each list of keywords that have them all and no word twice."""
+    good: defaultdict[Asked, dict[Record, None]] = defaultdict(dict)
     for record in written:
         keywords, title = (record.keywords or "").split(), record.title or ""
         complete = all(keyword_pattern(word).search(title) for word in keywords)
         # Half a letter is of bytes that are no text.
         if complete and not repeated_words(title, keywords) and "\ufffd" not in title:
-            good[record.category, record.keywords][record] = None
+            good[asked(record)][record] = None
+    return {about: list(records) for about, records in good.items()}
+
+
+def kept(texts: dict[Asked, list[Record]], each: int, chance: random.Random) -> list[Record]:
+    """Return up to `each` texts about each list of keywords."""
     chosen = []
-    for records in good.values():
-        chosen += chance.sample(list(records), min(each, len(records)))
+    for records in texts.values():
+        chosen += chance.sample(records, min(each, len(records)))
     return chosen
+
+
+def best(texts: dict[Asked, list[Record]], each: int) -> list[Record]:
+    """Return the first `each` texts about each list of keywords."""
+    return [record for records in texts.values() for record in records[:each]]
 
 
 def mix(
@@ -138,33 +181,40 @@ def mix(
     return shuffled(mixed, chance)
 
 
+def write_lists(records: Iterable[Record], output: Path) -> None:
+    """Write the lists of keywords of texts, for `generate --prompts`."""
+    lists = [{"category": record.category, "keywords": record.keywords} for record in records]
+    output.write_text("".join(f"{json.dumps(each)}\n" for each in lists), "utf-8")
+    print(f"{len(lists):,} lists of keywords in {output}")
+
+
 def main() -> None:
     """Do as the options say."""
     options = tyro.cli(OwnOptions, description=__doc__.splitlines()[0])
     build = options.build
     titles = read_records(build / "titles.txt")
     texts = read_records(build / "texts.txt")
+    drawn = wishes(titles, texts, options)
     if options.task == "wishes":
-        output = build / f"wishes-{options.round}.jsonl"
-        asked = [
-            {"category": record.category, "keywords": record.keywords}
-            for record in wishes(titles, texts, options)
-        ]
-        output.write_text("".join(f"{json.dumps(wish)}\n" for wish in asked), "utf-8")
-        print(f"{len(asked):,} lists of keywords in {output}")
+        write_lists(drawn, build / f"wishes-{options.round}.jsonl")
         return
-    with open(build / f"written-{options.round}.jsonl", encoding="utf-8") as lines:
-        written = map(json.loads, lines)
-        records = [
-            Record(text["category"], text["keywords"], text["title"])
-            for text in written
-            if text["finished"]
-        ]
-    own = kept(records, options.each, random.Random(options.round))
+
+    def read(name: str) -> dict[Asked, list[Record]]:
+        return usable(read_texts(build / f"{name}-{options.round}.jsonl"))
+
+    if options.task == "hard":
+        written = read("written")
+        hard = (r for r in drawn if len(written.get(asked(r), ())) <= options.rarely)
+        write_lists(hard, build / f"hard-{options.round}.jsonl")
+        return
+    if options.chosen_by == "critic":
+        own = best(read("verdicts"), options.each) + best(read("guaranteed"), options.each)
+    else:
+        own = kept(read("written"), options.each, random.Random(options.round))
     mixed = mix(own, titles, texts, options)
     output = build / f"own-{options.round}.txt"
     output.write_text("".join(f"{render(record)}\n" for record in mixed), "utf-8")
-    print(f"{len(own):,} of {len(records):,} texts kept; {len(mixed):,} documents in {output}")
+    print(f"{len(own):,} texts kept; {len(mixed):,} documents in {output}")
 
 
 if __name__ == "__main__":
