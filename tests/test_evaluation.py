@@ -180,18 +180,19 @@ def test_what_is_cut_or_blank_is_counted():
 def test_a_metric_that_tells_nothing_apart_is_left_out():
     rng = np.random.default_rng(0)
 
-    def figure(name, mean):
-        rows = [(value, 1) for value in rng.normal(mean, 1, 100)]
+    def figure(name, mean, units=100):
+        rows = [(value, 1) for value in rng.normal(mean, 1, units)]
         return Figure("form", name, Measurement.of(rows), "low", False, ())
 
     columns = {
-        "run1": [figure("useful", 3), figure("useless", 9), figure("own", 1)],
+        "run1": [figure("useful", 3), figure("useless", 9), figure("own", 1), figure("rare", 0)],
         "run2": [figure("useful", 4), figure("useless", 9)],
-        "people": [figure("useful", 0), figure("useless", 5)],
-        "shuffled": [figure("useful", 5), figure("useless", 5)],
+        "people": [figure("useful", 0), figure("useless", 5), figure("rare", 0, units=5)],
+        "shuffled": [figure("useful", 5), figure("useless", 5), figure("rare", 0, units=5)],
     }
     rows, left_out, _ = compare(columns, ["run1", "run2"], seed=0)
-    assert [row.name for row in rows] == ["useful", "own"]
+    # Of five units nobody knows.
+    assert [row.name for row in rows] == ["useful", "own", "rare"]
     assert left_out == ["form: useless"]
     assert list(rows[0].differences) == ["run2"]
     assert 0.5 < rows[0].differences["run2"].value < 1.5

@@ -147,6 +147,10 @@ def test_a_run_and_its_export_choose_tokens_as_the_model_they_began_with(setting
     finetune(**settings | {"model": "calm", "steps": 2})
     export_model(run="run1", folder="out")
     assert Model.load(Path("out")).sampling == SamplingDefaults(0.4, 7, 0.9)
+    export_model(run="run1", folder="warm", temperature=1.5, top_k=0)
+    assert Model.load(Path("warm")).sampling == SamplingDefaults(1.5, 0, 0.9)
+    with pytest.raises(UserError, match=r"--top-p is 2\.0"):
+        export_model(run="run1", folder="other", top_p=2.0)
 
 
 def test_the_card_tells_what_the_run_knows(rap):

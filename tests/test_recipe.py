@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gpt2kw.model.folder import Model
@@ -15,8 +16,8 @@ RECIPE = Path(__file__).parents[1] / "models" / "recipe"
 
 # As for a script that runs there.
 sys.path.insert(0, str(RECIPE))
-names = ("clean", "critic", "fetch", "own", "sets")
-clean, critic, fetch, own, sets = map(importlib.import_module, names)
+names = ("clean", "critic", "fetch", "own", "rounded", "sets")
+clean, critic, fetch, own, rounded, sets = map(importlib.import_module, names)
 WORDS = "a the cat dog sat on mat and why does my house cost so much to heat is pig"
 ENGLISH = WORDS.split()
 
@@ -298,3 +299,12 @@ def test_a_critic_learns_to_find_texts_by_people(tiny_model, monkeypatch):
     assert ranked.keys() == found.keys()
     twin = critic.merits({records[0]: found[records[0]] + 4}, model)
     assert twin[records[0]] - ranked[records[0]] == pytest.approx(4 * critic.SHARE, abs=1e-4)
+
+
+def test_weights_are_rounded_to_five_binary_digits():
+    weights = np.array([1.0, 1.03, 1.04, -1.99, 0.0, 31.5, 6e-5, -0.1], np.float16)
+    expected = [1.0, 1.0, 1.0625, -2.0, 0.0, 32.0]
+    found = rounded.rounded(weights)
+    assert found[:6].tolist() == expected
+    assert np.all(np.abs(found - weights) <= np.abs(weights) / 32)
+    assert np.array_equal(rounded.rounded(found), found)

@@ -121,7 +121,7 @@ def compare(
         if not row.figures:
             continue
         others = [figures[column].measured for column in row.figures if column not in models]
-        if len(others) > 1 and not _tells_apart(others, seed):
+        if _come_out_alike(others, seed):
             left_out.append(f"{group}: {name}")
             continue
         rows.append(row)
@@ -132,9 +132,12 @@ def compare(
     return rows, left_out, definitions
 
 
-def _tells_apart(measured: Sequence[Measurement], seed: int) -> bool:
-    gaps = (difference(one, other, seed) for one, other in combinations(measured, 2))
-    return any(gap is not None and not gap.may_be_chance for gap in gaps)
+def _come_out_alike(measured: Sequence[Measurement], seed: int) -> bool:
+    """Whether figures differ by no more than chance; not if they are of too few units to tell."""
+    pairs = combinations(measured, 2)
+    gaps = [gap for one, other in pairs if (gap := difference(one, other, seed))]
+    known = [gap for gap in gaps if gap.has_interval]
+    return bool(known) and all(gap.may_be_chance for gap in known)
 
 
 def _row(figures: dict[str, Figure], models: Sequence[str], seed: int) -> Row:

@@ -15,7 +15,7 @@ import tyro
 from gpt2kw.errors import UserError, check_option, is_unicode
 from gpt2kw.generation.card import model_card
 from gpt2kw.generation.options import GenerateOptions
-from gpt2kw.model.folder import GENERATION_FILE, Model, Precision
+from gpt2kw.model.folder import GENERATION_FILE, Model, Precision, SamplingDefaults
 from gpt2kw.model.runs import Checkpoint, Run, is_checkpoint_name
 from gpt2kw.text.files import atomic_folder, check_output_folder, output_errors
 
@@ -50,6 +50,13 @@ class ExportOptions:
     of the run's checkpoints."""
     precision: Precision = "float32"
     """Of the weights; the 16-bit ones halve the file."""
+    temperature: float | None = None
+    """What `generate` takes for this model where it is not told. Default, here and of the next
+    two: as the model that the run began with."""
+    top_k: int | None = None
+    """The same for its --top-k."""
+    top_p: float | None = None
+    """The same for its --top-p."""
     overwrite: bool = False
     """Replace an earlier export in the folder."""
 
@@ -60,9 +67,20 @@ class ExportOptions:
         check_option(
             "precision", self.precision, self.precision in precisions, " or ".join(precisions)
         )
+        # They check themselves.
+        GenerateOptions(**self._sampling)
         name = _name_of(self.folder)
         if not is_unicode(name):
             raise UserError(f"the folder's name is {name!r}", "give Unicode text")
+
+    @property
+    def _sampling(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in SamplingDefaults.__dataclass_fields__}
+
+    def sampling(self, usual: SamplingDefaults) -> SamplingDefaults:
+        """Return the defaults of a run's model, with those that were given."""
+        given = {name: value for name, value in self._sampling.items() if value is not None}
+        return replace(usual, **given)
 
 
 @dataclass(frozen=True)
@@ -88,6 +106,7 @@ def export_model(options: ExportOptions | None = None, **fields: Any) -> ExportR
     checkpoint = _find_checkpoint(options.run, options.checkpoint)
     _check_folder(options.folder, options.overwrite)
     model = checkpoint.load_model()
+    model.sampling = options.sampling(model.sampling)
     with atomic_folder(options.folder) as draft:
         model.save(draft, options.precision)
         generation = json.dumps(_generation_config(model), indent=2)
