@@ -88,7 +88,7 @@ mini: setup  ## Make models/mini anew from public texts; with SHARED=FOLDER also
 	$(call WRITE,3,checkpoint/mini-own-2,0.8,16)
 	$(call CHOOSE,3,checkpoint/mini-own-2)
 	$(call LEARN,3,checkpoint/mini-own-2,750,--chosen-by critic)
-	$(PY) -m gpt2kw.export mini-own-3 $(RECIPE)/mini --precision float16 --temperature 0.6 --overwrite
+	$(PY) -m gpt2kw.export mini-own-3 $(RECIPE)/mini --precision float16 --temperature 0.5 --overwrite
 	$(PY) models/recipe/rounded.py $(RECIPE)/mini
 	@# The card is written by hand.
 	rm $(RECIPE)/mini/README.md

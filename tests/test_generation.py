@@ -51,6 +51,19 @@ def test_tokens_are_chosen_as_the_model_s_settings_say_unless_asked_otherwise(mo
     assert titles(temperature=0.7, top_k=40, top_p=1.0) == usual
 
 
+def test_candidates_are_not_drawn_too_much_alike(model):
+    calm, wild = SamplingDefaults(temperature=0.2), SamplingDefaults(temperature=2.0)
+
+    def temperature(usual, **asked):
+        return GenerateOptions(**asked).sampling(usual).temperature
+
+    assert temperature(calm, keyword_mode="plain") == 0.2
+    assert temperature(calm, keyword_mode="plain", candidates=4) == 0.7
+    assert temperature(calm, keyword_mode="prefer") == temperature(calm) == 0.7
+    assert temperature(calm, temperature=0.3) == 0.3
+    assert temperature(wild) == temperature(wild, keyword_mode="plain") == 2.0
+
+
 def test_titles_begin_with_the_prefix_and_show_no_prompt(generator):
     for title in generator.generate(keywords="wall", category="cats", prefix="My cat", seed=0):
         assert title.startswith("My cat")

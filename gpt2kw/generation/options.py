@@ -1,6 +1,6 @@
 """The options of a generation."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +13,8 @@ from gpt2kw.text.keywords import distinct_keywords
 
 _MOST_KEYWORDS = 6
 _MOST = 10**9
+_OF_CANDIDATES = 0.7
+"""The least temperature, if none is given, of texts of which the best is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,8 @@ class GenerateOptions:
     16 with keywords that are guaranteed or preferred, else 1."""
     temperature: float | None = None
     """Below 1 the likely becomes likelier, above 1 the rare more frequent. Default, here and
-    of the next two: what the model's generation_config.json says, or else 0.7."""
+    of the next two: what the model's generation_config.json says, or else 0.7; but at least
+    0.7 where the best of several candidates is taken, which should not be alike."""
     top_k: int | None = None
     """Choose among this many likeliest tokens; 0 for all. Default: the model's, or 40."""
     top_p: float | None = None
@@ -257,6 +260,8 @@ class GenerateOptions:
 
     def sampling(self, usual: SamplingDefaults) -> Sampling:
         """Return how tokens are chosen by a model with these defaults."""
+        if self.keyword_mode != "plain" or (self.candidates or 1) > 1:
+            usual = replace(usual, temperature=max(usual.temperature, _OF_CANDIDATES))
         own = {name: getattr(self, name) for name in Sampling.__dataclass_fields__}
         wanted = {name: value for name, value in own.items() if value is not None}
         return Sampling(**asdict(usual) | wanted)
