@@ -105,10 +105,12 @@ STAGE1 := --steps 13300 --batch-size 128 --learning-rate 0.0012 --warmup-steps 2
 STAGE2 := --steps 400 --batch-size 128 --learning-rate 0.0003 --warmup-steps 20 --weight-decay 0.1 \
   --dropout 0.1 --category-dropout 0.5 --validate-every 50 --save-every 50 --validation-documents 2000
 
+# More options of own.py, such as fewer lists of keywords to try the recipe.
+WISHES ?=
 # A round in which mini learns from what it writes itself. First it writes: the round's number, the
 # model, the temperature, and the texts for each list of keywords.
 define WRITE
-$(PY) models/recipe/own.py wishes --round $(1)
+$(PY) models/recipe/own.py wishes --round $(1) $(WISHES)
 $(PY) -m gpt2kw.generate --model $(2) --prompts $(RECIPE)/wishes-$(1).jsonl --keyword-mode plain \
   --temperature $(3) --top-k 0 --nsamples $(4) --seed $(1) --batch-size 512 -o $(RECIPE)/written-$(1).jsonl
 endef

@@ -243,9 +243,10 @@ def test_lists_about_which_it_hardly_ever_succeeds_are_written_about_again(tmp_p
         for word, title in written
     ]
     (tmp_path / "written-1.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    arguments = ["own.py", "hard", "--build", str(tmp_path), "--rarely", "1"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    own.main()
+    for task in ("wishes", "hard"):
+        arguments = ["own.py", task, "--build", str(tmp_path), "--rarely", "1"]
+        monkeypatch.setattr(sys, "argv", arguments)
+        own.main()
     hard = (tmp_path / "hard-1.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in hard] == [{"category": "title", "keywords": "dog"}]
 

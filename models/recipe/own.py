@@ -181,11 +181,17 @@ def mix(
     return shuffled(mixed, chance)
 
 
-def write_lists(records: Iterable[Record], output: Path) -> None:
-    """Write the lists of keywords of texts, for `generate --prompts`."""
-    lists = [{"category": record.category, "keywords": record.keywords} for record in records]
-    output.write_text("".join(f"{json.dumps(each)}\n" for each in lists), "utf-8")
-    print(f"{len(lists):,} lists of keywords in {output}")
+def write_lists(lists: Iterable[Asked], output: Path) -> None:
+    """Write lists of keywords for `generate --prompts`."""
+    rows = [{"category": category, "keywords": keywords} for category, keywords in lists]
+    output.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    print(f"{len(rows):,} lists of keywords in {output}")
+
+
+def read_lists(path: Path) -> list[Asked]:
+    """Return what `write_lists` wrote."""
+    rows = map(json.loads, path.read_text("utf-8").splitlines())
+    return [(row["category"], row["keywords"]) for row in rows]
 
 
 def main() -> None:
@@ -194,9 +200,9 @@ def main() -> None:
     build = options.build
     titles = read_records(build / "titles.txt")
     texts = read_records(build / "texts.txt")
-    drawn = wishes(titles, texts, options)
+    wished = build / f"wishes-{options.round}.jsonl"
     if options.task == "wishes":
-        write_lists(drawn, build / f"wishes-{options.round}.jsonl")
+        write_lists(map(asked, wishes(titles, texts, options)), wished)
         return
 
     def read(name: str) -> dict[Asked, list[Record]]:
@@ -204,7 +210,8 @@ def main() -> None:
 
     if options.task == "hard":
         written = read("written")
-        hard = (r for r in drawn if len(written.get(asked(r), ())) <= options.rarely)
+        lists = read_lists(wished)
+        hard = [about for about in lists if len(written.get(about, ())) <= options.rarely]
         write_lists(hard, build / f"hard-{options.round}.jsonl")
         return
     if options.chosen_by == "critic":
