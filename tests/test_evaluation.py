@@ -22,6 +22,7 @@ from gpt2kw.evaluation.figures import (
     finish_figures,
     judge_figures,
 )
+from gpt2kw.evaluation.finding import choose_training
 from gpt2kw.evaluation.likelihood import Score, Scorer, find_judge, perplexity
 from gpt2kw.evaluation.options import EvaluateOptions
 from gpt2kw.evaluation.report import compare
@@ -363,11 +364,11 @@ def test_models_that_learnt_from_something_else_are_named(tmp_path, monkeypatch,
         run.save(1, Model.load(tiny_model), {}, {}, keep=1)
         folders[name] = run.folder / "ckpt-1"
     options = EvaluateOptions(source="t.txt", run_name=tuple(folders))
-    text, notes = measuring._choose_training(options, folders)
+    text, notes = choose_training(options, folders)
     assert text == tmp_path / "on.txt"
     assert len(notes) == 1
     assert "two, three learnt from something else" in notes[0]
-    assert measuring._choose_training(options, {"one": folders["one"]}) == (text, [])
+    assert choose_training(options, {"one": folders["one"]}) == (text, [])
 
 
 def test_a_judge_of_its_own_texts_is_refused(run_folder, tiny_model, monkeypatch):

@@ -4,14 +4,13 @@ import logging
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from gpt2kw.errors import UserError
 from gpt2kw.evaluation.coverage import covered_by_all, missing_keywords
 from gpt2kw.evaluation.data import (
     Texts,
@@ -37,22 +36,18 @@ from gpt2kw.evaluation.figures import (
     perplexity_figure,
     quality_figures,
 )
-from gpt2kw.evaluation.likelihood import Judge, Score, Scorer, find_judge, load_measured
+from gpt2kw.evaluation.finding import choose_training, find_models, judge_loader
+from gpt2kw.evaluation.likelihood import Judge, Score, Scorer, load_measured
 from gpt2kw.evaluation.options import SETTINGS, EvaluateOptions
 from gpt2kw.evaluation.page import write_report
 from gpt2kw.evaluation.report import Flagged, Report, Sample, Work, compare
-from gpt2kw.evaluation.trigrams import TRIGRAMS, Trigrams, check_trigrams
 from gpt2kw.evaluation.words import words
 from gpt2kw.evaluation.writing import Written, check_prompts, write
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.generation.sampling import Sampling
 from gpt2kw.model.folder import Model
-from gpt2kw.model.named import find_model
-from gpt2kw.model.runs import Run
 from gpt2kw.text.files import check_output_folder
 from gpt2kw.text.lemmas import Lemmas
-from gpt2kw.training.corpus import checksum
-from gpt2kw.training.resume import TEXT_CHECKSUM
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +70,10 @@ def evaluate(
     """
     options = replace(options, **fields) if options else EvaluateOptions(**fields)
     start = time.monotonic()
-    folders = _find_models(options)
+    folders = find_models(options)
     check_output_folder(options.folder)
-    load_judge = _judge_loader(options, folders.values())
-    training_text, notes = _choose_training(options, folders)
+    load_judge = judge_loader(options, folders.values())
+    training_text, notes = choose_training(options, folders)
     evaluation = _Evaluation(options, training_text, progress)
     evaluation.notes += notes
     for name, folder in folders.items():
@@ -92,66 +87,6 @@ def evaluate(
     report = evaluation.report(time.monotonic() - start)
     write_report(report, options.folder)
     return report
-
-
-def _find_models(options: EvaluateOptions) -> dict[str, Path]:
-    """Return the folders of models by their names in the report."""
-    if not (options.run_name or options.model or Run.named(options.runs[0]).exists):
-        raise UserError(
-            f"there is no run {options.runs[0]} in checkpoint",
-            "name another with --run-name, or a model, such as --model mini -o FOLDER",
-        )
-    found = {name: find_model(str(Run.named(name).folder)) for name in options.runs}
-    for name in options.model:
-        found[f"{name} (model)" if name in found else name] = find_model(name)
-    return found
-
-
-def _judge_loader(options: EvaluateOptions, measured: Iterable[Path]) -> Callable[[], Judge] | None:
-    """Return what loads the judge, if there is to be one."""
-    if not options.judge:
-        return None
-    if options.judge == TRIGRAMS:
-        check_trigrams()
-        return Trigrams
-    folder = find_judge(options.judge, measured)
-    return lambda: Scorer(Model.load(folder))
-
-
-def _choose_training(
-    options: EvaluateOptions, folders: dict[str, Path]
-) -> tuple[Path | None, list[str]]:
-    """Return the training text, or None, and what is to be said of it."""
-    if options.training:
-        return options.training, []
-    (first, folder), *others = folders.items()
-    text, why = _find_training(folder)
-    if not text:
-        return None, [
-            f"novelty and unseen combinations are not measured, for lack of what {folder} learnt "
-            f"from ({why}); name it with --training"
-        ]
-    strangers = [name for name, other in others if _find_training(other)[0] != text]
-    if not strangers:
-        return text, []
-    return text, [
-        f"novelty, unseen combinations and the distance of lengths are by {text}, from which "
-        f"{first} learnt; {', '.join(strangers)} learnt from something else"
-    ]
-
-
-def _find_training(folder: Path) -> tuple[Path | None, str]:
-    """Return from what the model in a folder learnt, or None and why that is not known."""
-    run = Run(folder.parent)
-    if not run.exists:
-        return None, "its run is not known"
-    settings = run.settings()
-    text = Path(str(settings.get("text")))
-    if not text.is_file():
-        return None, f"{text} is not there"
-    if checksum(text) != settings.get(TEXT_CHECKSUM):
-        return None, f"{text} has changed since"
-    return text, ""
 
 
 class _Evaluation:
