@@ -28,7 +28,7 @@ def draw(report: Report) -> Iterator[tuple[str, str]]:
     rows = {row.name: row for row in report.rows}
     names = ("self-BLEU-4, same prompt", "all keywords")
     if all(name in rows for name in names):
-        title = "Keywords against variety; better is higher, and across near people"
+        title = "Keywords against variety: best is high, and across near people's"
         yield title, _picture(_draw_trade, report, [rows[name] for name in names])
     yield "Length of texts", _picture(_draw_lengths, report)
     if report.similarities:
