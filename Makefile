@@ -72,7 +72,8 @@ evaluate: setup  ## Measure checkpoint/RUN on the validation text of TEXT
 export: setup  ## checkpoint/RUN to FOLDER, for transformers and other tools
 	$(PY) -m gpt2kw.export $(RUN) $(FOLDER) $(EXPORT)
 
-# Three to four hours on two cores, half of them the first training. What was fetched stays in models/recipe/build.
+# Three to four hours on two cores, half of them the first training. What was fetched stays in
+# models/recipe/build.
 mini: setup  ## Make models/mini anew from public texts; with SHARED=FOLDER also from the texts there
 	$(PY) -m pip install --quiet --editable '.[recipe]'
 	$(PY) models/recipe/fetch.py $(if $(SHARED),--shared $(SHARED))

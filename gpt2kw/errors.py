@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -22,6 +23,12 @@ def check_option(option: str, value: object, ok: bool, wanted: str) -> None:
     """Raise `UserError` naming `--option` and its value unless `ok`."""
     if not ok:
         raise UserError(f"--{option.replace('_', '-')} is {value!r}", f"give {wanted}")
+
+
+def check_default(options: Any, name: str, wanted: str) -> None:
+    """Raise `UserError` if a field of a dataclass of options is given but would change nothing."""
+    value = getattr(options, name)
+    check_option(name, value, value == type(options).__dataclass_fields__[name].default, wanted)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -46,8 +46,9 @@ def read_prompts(options: EvaluateOptions) -> tuple[list[Prompt], list[str]]:
         UserError: the source can't be read, or has no keywords that can be asked for.
     """
     tally = Tally()
-    read = _table_records if options.is_table else _text_records
-    records = list(read(options, tally))
+    records = list(
+        _table_records(options, tally) if options.is_table else read_records(options.source, tally)
+    )
     for line in tally.lines():
         log.info("%s: %s", options.source, line)
     random.Random(options.seed).shuffle(records)
@@ -102,10 +103,6 @@ def _prompt(records: Sequence[Record]) -> Prompt:
     return Prompt(first.category, tuple((first.keywords or "").split()), people)
 
 
-def _text_records(options: EvaluateOptions, tally: Tally) -> Iterator[Record]:
-    return read_records(options.source, tally)
-
-
 def _table_records(options: EvaluateOptions, tally: Tally) -> Iterator[Record]:
     columns = {
         "keywords": options.keywords_field,
@@ -151,16 +148,16 @@ class Training:
     @classmethod
     def read(cls, path: Path) -> "Training":
         """Read a training text; `UserError` if it has no usable document."""
-        records: dict[str, Record] = {}
+        records: list[Record] = []
         places: dict[str, int] = {}
         keywords: defaultdict[str, set[int]] = defaultdict(set)
         for record in read_records(path, Tally()):
-            text = text_of(record)
-            records.setdefault(text, record)
-            place = places.setdefault(text, len(places))
+            place = places.setdefault(text_of(record), len(records))
+            if place == len(records):
+                records.append(record)
             for keyword in (record.keywords or "").lower().split():
                 keywords[keyword].add(place)
-        return cls(list(records.values()), [words(text) for text in records], keywords)
+        return cls(records, [words(text) for text in places], keywords)
 
     def has_together(self, keywords: Iterable[str]) -> bool:
         """Whether a training text has all of the keywords, perhaps in several documents."""

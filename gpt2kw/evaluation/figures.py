@@ -27,7 +27,7 @@ from gpt2kw.evaluation.quality import bleu, bleu_counts, cider, rouge_l
 from gpt2kw.evaluation.words import Words, words
 
 _DISTINCT = (1, 2, 4)
-CORPUS = 25
+_CORPUS = 25
 """Prompts whose texts stand for the corpus, whatever the size of the report. The fewer they are,
 the more such groups a report has, and the better is known what is chance."""
 _NEAR = 0.5
@@ -111,15 +111,21 @@ def coverage_figures(
             yield replace(found, sources=(coverage, Training.has_together))
 
 
+def corpus_groups(prompts: int) -> list[np.ndarray]:
+    """Return the places of prompts in groups as equal as can be, the largest first.
+
+    Each has `_CORPUS` of them or somewhat more, or all that there are.
+    """
+    return np.array_split(np.arange(prompts), max(1, prompts // _CORPUS))
+
+
 def diversity_figures(column: Column) -> Iterator[Figure]:
     """Yield how different texts are: two for the same prompt, and one for each of many prompts.
 
-    Both are sets of a fixed size, since the more texts there are, the less differ.
+    Both are sets of about a fixed size, since the more texts there are, the less differ.
     """
-    prompts = len(column.words)
-    groups = np.array_split(np.arange(prompts), max(1, prompts // CORPUS))
     pairs = [list(combinations(some, 2)) for some in column.words]
-    corpus = [column.draws(group) for group in groups]
+    corpus = [column.draws(group) for group in corpus_groups(len(column.words))]
     for where, units in (("same prompt", pairs), ("corpus", corpus)):
         for n in _DISTINCT:
             counts = [_summed([distinct(texts, n) for texts in unit], 2) for unit in units]

@@ -22,10 +22,10 @@ from gpt2kw.evaluation.data import (
     text_of,
 )
 from gpt2kw.evaluation.figures import (
-    CORPUS,
     Column,
     Figure,
     Likeness,
+    corpus_groups,
     coverage_figures,
     diversity_figures,
     finish_figures,
@@ -180,17 +180,17 @@ class _Evaluation:
             scores = scorer.after_keywords(
                 [one.record for some in column.texts for one in some[:1]]
             )
-            left_out = sum(score is None for score in scores)
-            if left_out:
-                self.notes.append(
-                    f"{left_out:,} of the {name} texts are longer than the model sees"
-                )
+            self._note_too_long(scores, name, "the model")
             by_prompt = _regrouped(scores, [some[:1] for some in column.texts])
             found[name] = [
                 perplexity_figure("held-out, per token", by_prompt),
                 perplexity_figure("held-out, per word", by_prompt, column.words),
             ]
         return found
+
+    def _note_too_long(self, scores: Sequence[Score | None], name: str, who: str) -> None:
+        if too_long := scores.count(None):
+            self.notes.append(f"{too_long:,} of the {name} texts are longer than {who} sees")
 
     def measure_texts(self) -> None:
         """Measure all columns by their texts alone."""
@@ -254,9 +254,7 @@ class _Evaluation:
             )
         for name, column in self._columns.items():
             scores = judge.alone([text for some in column.strings for text in some])
-            if too_long := scores.count(None):
-                note = f"{too_long:,} of the {name} texts are longer than the judge sees"
-                self.notes.append(note)
+            self._note_too_long(scores, name, "the judge")
             by_prompt = _regrouped(scores, column.texts)
             self._figures[name] += judge_figures(column, by_prompt, judge, fair[name])
 
@@ -279,7 +277,7 @@ class _Evaluation:
             models=self._works,
             comparisons=tuple(self._comparisons),
             rows=rows,
-            corpus=min(CORPUS, len(self._prompts)),
+            corpus=len(corpus_groups(len(self._prompts))[0]),
             left_out=left_out,
             notes=list(dict.fromkeys(self.notes)),
             definitions=definitions,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from gpt2kw.errors import UserError, check_option
+from gpt2kw.errors import UserError, check_default, check_option
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.model.runs import Run
 
@@ -87,8 +87,7 @@ class EvaluateOptions:
         check_option("keyword-sep", self.keyword_sep, self.keyword_sep != "", "a separator")
         if not self.is_table:
             for name in ("keywords_field", "keyword_sep", "references_field", "category_field"):
-                value, usual = getattr(self, name), type(self).__dataclass_fields__[name].default
-                check_option(name, value, value == usual, "a table with it, and not encoded text")
+                check_default(self, name, "a table with it, and not encoded text")
         if not self.output and not self.runs:
             raise UserError(
                 "there is no run whose directory could hold the report", "give -o FOLDER"

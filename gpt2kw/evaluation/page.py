@@ -117,7 +117,7 @@ def _figures(report: Report) -> Iterator[str]:
         yield f"<tr><th>{escape(row.name)}</th>{good}{cells}</tr>"
     yield from _speed(report, len(columns))
     yield "</tbody></table></div>"
-    corpus = f"Corpus: of one text each for {report.corpus} lists of keywords."
+    corpus = f"Corpus: of one text each for up to {report.corpus} lists of keywords."
     yield f"<p><small>{_LEGEND}{corpus}</small></p>"
     if report.left_out:
         comparisons = escape(", ".join(report.comparisons))

@@ -81,7 +81,7 @@ class Report:
     """The columns that no model wrote."""
     rows: list[Row]
     corpus: int
-    """Lists of keywords whose texts stand for the corpus."""
+    """The most lists of keywords whose texts stand for the corpus together."""
     left_out: list[str]
     """Metrics for which the comparisons came out alike, so that their figures say nothing here."""
     notes: list[str]

@@ -51,9 +51,7 @@ def _cell(report: Report, row: Row, column: str) -> str:
     if found is None:
         return "-"
     text = number(found.value, row.share)
-    if column in report.comparisons:
-        return text
-    if not found.has_interval:
+    if column in report.comparisons or not found.has_interval:
         return text
     mark = " *" if is_different(row, column) else ""
     return f"{text} ({interval(found, row.share)}){mark}"

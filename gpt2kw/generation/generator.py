@@ -22,9 +22,8 @@ from gpt2kw.generation.sampling import Path, Rules
 from gpt2kw.generation.transforms import bad_words, no_repeat_ngrams, repetition_penalty
 from gpt2kw.generation.word_filter import WordFilter
 from gpt2kw.model.backend import choose_precision
-from gpt2kw.model.folder import About, Model, SamplingDefaults
+from gpt2kw.model.folder import Model
 from gpt2kw.model.named import load_model
-from gpt2kw.model.tokenizer import Tokenizer
 from gpt2kw.text.files import atomic_writer
 from gpt2kw.text.normalise import normal_form
 from gpt2kw.text.title_index import TitleIndex
@@ -43,24 +42,22 @@ class Generator:
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        model: Model,
         network: "CachedNetwork | Engine",
-        config: dict[str, Any],
-        about: About,
-        sampling: SamplingDefaults,
         titles: FilePath | None = None,
     ) -> None:
         """Put a generator together; `load` does it from a run or a model folder.
 
-        The index in the folder `titles` is of what the model learnt from.
+        `network` computes with the model's weights, or with what they become. The index in the
+        folder `titles` is of what the model learnt from.
         """
         self._titles = titles
-        self._usual = sampling
-        self._tokenizer = tokenizer
+        self._usual = model.sampling
+        self._tokenizer = model.tokenizer
         self._network = network
-        self._rows = config["vocab_size"]
-        self._context = config["n_positions"]
-        self._asker = Asker(tokenizer, about, config["n_positions"], self._rows)
+        self._rows = model.config["vocab_size"]
+        self._context = model.context
+        self._asker = Asker.of(model)
 
     @classmethod
     def load(
@@ -98,7 +95,7 @@ class Generator:
             network = Engine(model)
         else:
             network = CachedNetwork(model.weights, model.config, choose_precision(precision))
-        return cls(model.tokenizer, network, model.config, model.about, model.sampling, titles)
+        return cls(model, network, titles)
 
     def generate(self, options: GenerateOptions | None = None, **fields: Any) -> list[str]:
         """Return texts; the fields of `GenerateOptions` may be given as such.

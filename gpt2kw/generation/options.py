@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from gpt2kw.errors import UserError, check_option, is_unicode
+from gpt2kw.errors import UserError, check_default, check_option, is_unicode
 from gpt2kw.generation.sampling import Sampling
 from gpt2kw.model.folder import SamplingDefaults
 from gpt2kw.text.keywords import distinct_keywords
@@ -164,17 +164,12 @@ class GenerateOptions:
         )
         if self.backend == "ctranslate2":
             for name in ("min_p", "typical_p", "beams", "precision"):
-                self._check_default(name, "--backend tensorflow with it")
+                check_default(self, name, "--backend tensorflow with it")
         if self.run_name and self.model:
             raise UserError(
                 f"--run-name {self.run_name} and --model {self.model} both name a model",
                 "give one of them",
             )
-
-    def _check_default(self, name: str, wanted: str) -> None:
-        """Raise `UserError` if an option is given that would change nothing."""
-        value = getattr(self, name)
-        check_option(name, value, value == type(self).__dataclass_fields__[name].default, wanted)
 
     def _check_beams(self) -> None:
         if self.beams and self.beams < self.nsamples:
@@ -193,12 +188,12 @@ class GenerateOptions:
         penalty = self.diversity_penalty
         check_option("diversity-penalty", penalty, 0 <= penalty <= 1000, "0 to 1000")
         if groups == 1:
-            self._check_default("diversity_penalty", "--beam-groups with it")
+            check_default(self, "diversity_penalty", "--beam-groups with it")
         if not self.beams:
-            self._check_default("length_penalty", "--beams with it")
+            check_default(self, "length_penalty", "--beams with it")
             return
         for name in ("candidates", "temperature", "top_k", "top_p", "min_p", "typical_p"):
-            self._check_default(name, "it without --beams, which draw nothing")
+            check_default(self, name, "it without --beams, which draw nothing")
 
     def _check_keywords(self) -> None:
         if self.keywords.strip() and not self.keyword_list:

@@ -197,9 +197,7 @@ class Training:
         self._step = TrainStep(model, options, self._schedule, team.strategy)
         dtype = choose_precision(options.precision)
         network = CachedNetwork(self._step.variables(), model.config, dtype)
-        self._generator = Generator(
-            model.tokenizer, network, model.config, model.about, model.sampling
-        )
+        self._generator = Generator(model, network)
         # Plain, so that samples show what the model has learnt of keywords.
         self._sampling = GenerateOptions(
             keywords=options.sample_keywords,

@@ -74,8 +74,7 @@ class Critic:
     def __init__(self, model: Model, steps: int, seed: int) -> None:
         """Begin with the weights of `model`, and a head that finds all texts alike."""
         self._tokenizer = model.tokenizer
-        self._keras_model = to_keras(model)
-        variables = named_variables(self._keras_model)
+        variables = named_variables(to_keras(model))
         self._head = tf.Variable(tf.zeros([model.config["n_embd"], 1]), name="head")
         self._trained = [*variables.values(), self._head]
         self._network = Network(
@@ -218,8 +217,7 @@ def main() -> None:
         tried = list(choices(others, own, chance))[:_TRIED]
         found = [int(np.argmax(critic.score(choice))) == 0 for choice in tried]
         print(f"{np.mean(found):.1%} of {len(found)} texts by people found among {1 + OTHERS}")
-        lists = {asked(record) for record in others}
-        scores |= judged(critic, (r for about in lists for r in own.get(about, ())))
+        scores |= judged(critic, (text for r in others for text in own.get(asked(r), ())))
     ranked = merits(scores, model)
     output = build / f"verdicts-{options.round}.jsonl"
     with open(output, "w", encoding="utf-8") as file:

@@ -198,12 +198,7 @@ def main() -> None:
     """Do as the options say."""
     options = tyro.cli(OwnOptions, description=__doc__.splitlines()[0])
     build = options.build
-    titles = read_records(build / "titles.txt")
-    texts = read_records(build / "texts.txt")
     wished = build / f"wishes-{options.round}.jsonl"
-    if options.task == "wishes":
-        write_lists(map(asked, wishes(titles, texts, options)), wished)
-        return
 
     def read(name: str) -> dict[Asked, list[Record]]:
         return usable(read_texts(build / f"{name}-{options.round}.jsonl"))
@@ -214,6 +209,12 @@ def main() -> None:
         hard = [about for about in lists if len(written.get(about, ())) <= options.rarely]
         write_lists(hard, build / f"hard-{options.round}.jsonl")
         return
+    titles = read_records(build / "titles.txt")
+    texts = read_records(build / "texts.txt")
+    if options.task == "wishes":
+        write_lists(map(asked, wishes(titles, texts, options)), wished)
+        return
+
     if options.chosen_by == "critic":
         own = best(read("verdicts"), options.each) + best(read("guaranteed"), options.each)
     else:
