@@ -72,8 +72,9 @@ evaluate: setup  ## Measure checkpoint/RUN on the validation text of TEXT
 export: setup  ## checkpoint/RUN to FOLDER, for transformers and other tools
 	$(PY) -m gpt2kw.export $(RUN) $(FOLDER) $(EXPORT)
 
-# Three to four hours on two cores, half of them the first training. What was fetched stays in
-# models/recipe/build.
+# Three to four hours on two cores that multiply bfloat16 (amx_bf16 in /proc/cpuinfo), twice as long
+# on others; most of it is training. What was fetched stays in models/recipe/build, and a second call
+# goes on where the first stopped. Shorter, for a model that uses less: see STAGE1_STEPS below.
 mini: setup  ## Make models/mini anew from public texts; with SHARED=FOLDER also from the texts there
 	$(PY) -m pip install --quiet --editable '.[recipe]'
 	$(PY) models/recipe/fetch.py $(if $(SHARED),--shared $(SHARED))
@@ -83,12 +84,12 @@ mini: setup  ## Make models/mini anew from public texts; with SHARED=FOLDER also
 	$(PY) -m gpt2kw.finetune $(RECIPE)/texts.txt --model new --run-name mini-stage1 $(STAGE1)
 	$(PY) -m gpt2kw.finetune $(RECIPE)/titles.txt --model checkpoint/mini-stage1 --run-name mini-stage2 $(STAGE2)
 	$(call WRITE,1,checkpoint/mini-stage2,1,16)
-	$(call LEARN,1,checkpoint/mini-stage2,520)
+	$(call LEARN,1,checkpoint/mini-stage2)
 	$(call WRITE,2,checkpoint/mini-own-1,0.9,12)
-	$(call LEARN,2,checkpoint/mini-own-1,600)
+	$(call LEARN,2,checkpoint/mini-own-1)
 	$(call WRITE,3,checkpoint/mini-own-2,0.8,16)
 	$(call CHOOSE,3,checkpoint/mini-own-2)
-	$(call LEARN,3,checkpoint/mini-own-2,750,--chosen-by critic)
+	$(call LEARN,3,checkpoint/mini-own-2,--chosen-by critic)
 	$(PY) -m gpt2kw.export mini-own-3 $(RECIPE)/mini --precision float16 --temperature 0.5 --overwrite
 	$(PY) models/recipe/rounded.py $(RECIPE)/mini
 	@# The card is written by hand.
@@ -99,15 +100,19 @@ mini: setup  ## Make models/mini anew from public texts; with SHARED=FOLDER also
 
 RECIPE := models/recipe/build
 KINDS := --category-field kind --body-field body --validation-fraction 0.03
-STAGE1 := --steps 13300 --batch-size 128 --learning-rate 0.0012 --warmup-steps 200 --weight-decay 0.1 \
-  --dropout 0 --validate-every 300 --validation-documents 1500 --save-every 150 --sample-every 600 \
+# How long mini learns: from all texts, from titles, and in each round from what it writes itself.
+STAGE1_STEPS ?= 13300
+STAGE2_STEPS ?= 400
+OWN_STEPS ?= 520 600 750
+# More options of own.py, such as fewer lists of keywords to write about.
+WISHES ?=
+STAGE1 = --steps $(STAGE1_STEPS) --batch-size 128 --learning-rate 0.0012 --warmup-steps 200 \
+  --weight-decay 0.1 --dropout 0 --validate-every 300 --validation-documents 1500 --save-every 150 --sample-every 600 \
   --sample-keywords "cats garden" --keyword-weight 2
 # Without a category it shall write titles: so half of them are shown without theirs.
-STAGE2 := --steps 400 --batch-size 128 --learning-rate 0.0003 --warmup-steps 20 --weight-decay 0.1 \
-  --dropout 0.1 --category-dropout 0.5 --validate-every 50 --save-every 50 --validation-documents 2000
+STAGE2 = --steps $(STAGE2_STEPS) --batch-size 128 --learning-rate 0.0003 --warmup-steps 20 \
+  --weight-decay 0.1 --dropout 0.1 --category-dropout 0.5 --validate-every 50 --save-every 50 --validation-documents 2000
 
-# More options of own.py, such as fewer lists of keywords to try the recipe.
-WISHES ?=
 # A round in which mini learns from what it writes itself. First it writes: the round's number, the
 # model, the temperature, and the texts for each list of keywords.
 define WRITE
@@ -123,11 +128,11 @@ $(PY) models/recipe/own.py hard --round $(1)
 $(PY) -m gpt2kw.generate --model $(2) --prompts $(RECIPE)/hard-$(1).jsonl --nsamples 1 --seed $(1) \
   --batch-size 256 -o $(RECIPE)/guaranteed-$(1).jsonl
 endef
-# And it learns: the number, the model, the steps, and how texts are chosen.
+# And it learns: the number, the model, and how texts are chosen.
 define LEARN
-$(PY) models/recipe/own.py mix --round $(1) $(4)
+$(PY) models/recipe/own.py mix --round $(1) $(3)
 $(PY) -m gpt2kw.finetune $(RECIPE)/own-$(1).txt --model $(2) --run-name mini-own-$(1) $(ATTENTION) \
-  --learning-rate 0.0007 --steps $(3)
+  --learning-rate 0.0007 --steps $(word $(1),$(OWN_STEPS))
 endef
 ATTENTION := --only-train-attention --batch-size 128 --warmup-steps 20 --dropout 0 --category-dropout 0 \
   --validate-every 0 --save-every 350 --sample-every 0

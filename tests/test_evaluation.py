@@ -2,9 +2,11 @@
 
 import json
 import math
+import os
 import re
 import sys
 import threading
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from gpt2kw.evaluation.figures import (
 from gpt2kw.evaluation.finding import choose_training
 from gpt2kw.evaluation.likelihood import Score, Scorer, find_judge, perplexity
 from gpt2kw.evaluation.options import EvaluateOptions
+from gpt2kw.evaluation.page import tell_of_earlier_report
 from gpt2kw.evaluation.report import compare
 from gpt2kw.evaluation.trigrams import Trigrams, check_trigrams
 from gpt2kw.generation.options import GenerateOptions
@@ -334,6 +337,19 @@ def test_one_command_makes_the_table_and_the_report(run_folder, training_text, t
     assert page.count('<img alt="') == page.count('src="data:image/svg+xml;base64,') == 4
     assert not re.search(r'(src|href)="(?!data:)|<script|@import', page)
     assert "The cat sleeps on the warm keyboard" in page
+
+
+def test_an_earlier_report_is_named_before_it_is_replaced(tmp_path, caplog):
+    caplog.set_level("INFO")
+    tell_of_earlier_report(tmp_path / "missing")
+    tell_of_earlier_report(tmp_path)
+    assert not caplog.messages
+    (tmp_path / "report.html").write_text("earlier")
+    os.utime(tmp_path / "report.html", (0, 0))
+    tell_of_earlier_report(tmp_path)
+    day = datetime.fromtimestamp(0)
+    expected = f"the report of {day:%Y-%m-%d %H:%M} in {tmp_path} will be replaced"
+    assert caplog.messages == [expected]
 
 
 def test_without_a_training_text_coverage_is_still_told_apart(tmp_path, tiny_model):

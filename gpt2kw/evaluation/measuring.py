@@ -39,7 +39,7 @@ from gpt2kw.evaluation.figures import (
 from gpt2kw.evaluation.finding import choose_training, find_models, judge_loader
 from gpt2kw.evaluation.likelihood import Judge, Score, Scorer, load_measured
 from gpt2kw.evaluation.options import SETTINGS, EvaluateOptions
-from gpt2kw.evaluation.page import write_report
+from gpt2kw.evaluation.page import tell_of_earlier_report, write_report
 from gpt2kw.evaluation.report import Flagged, Report, Sample, Work, compare
 from gpt2kw.evaluation.words import words
 from gpt2kw.evaluation.writing import Written, check_prompts, write
@@ -71,7 +71,7 @@ def evaluate(
     options = replace(options, **fields) if options else EvaluateOptions(**fields)
     start = time.monotonic()
     folders = find_models(options)
-    check_output_folder(options.folder)
+    tell_of_earlier_report(check_output_folder(options.folder))
     load_judge = judge_loader(options, folders.values())
     training_text, notes = choose_training(options, folders)
     evaluation = _Evaluation(options, training_text, progress)

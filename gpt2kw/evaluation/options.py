@@ -67,7 +67,8 @@ class EvaluateOptions:
     seed: int = 0
     """Of the choice of keywords, of the texts and of the intervals."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """The folder for report.json and report.html. Default: evaluation in the first run's."""
+    """The folder for report.json and report.html; earlier ones there are replaced. Default:
+    evaluation in the first run's."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", Path(self.source))

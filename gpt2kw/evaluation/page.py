@@ -1,7 +1,9 @@
 """A report as one HTML page that needs nothing else, and as JSON."""
 
 import json
+import logging
 from collections.abc import Iterator
+from datetime import datetime
 from html import escape
 from pathlib import Path
 
@@ -11,6 +13,9 @@ from gpt2kw.evaluation.report import Flagged, Report, Row, Sample
 from gpt2kw.evaluation.table import interval, is_different, number
 from gpt2kw.text.files import atomic_writer, made_folder
 
+log = logging.getLogger(__name__)
+
+_JSON, _PAGE = "report.json", "report.html"
 _FEW = 30
 _SAMPLES = 25
 _TEXTS = 2
@@ -54,6 +59,14 @@ dd { margin: 0; white-space: pre-line; max-width: 60em; }
 """
 
 
+def tell_of_earlier_report(folder: Path) -> None:
+    """Say that a report in a folder will be replaced, while there is time to choose another."""
+    earlier = [path for name in (_JSON, _PAGE) if (path := folder / name).is_file()]
+    if earlier:
+        day = datetime.fromtimestamp(earlier[0].stat().st_mtime)
+        log.info("the report of %s in %s will be replaced", f"{day:%Y-%m-%d %H:%M}", folder)
+
+
 def write_report(report: Report, folder: Path) -> None:
     """Write `report.json` and `report.html` into a folder, which is made if it is not there.
 
@@ -61,10 +74,10 @@ def write_report(report: Report, folder: Path) -> None:
         UserError: they can't be written.
     """
     with made_folder(folder):
-        with atomic_writer(folder / "report.json") as file:
+        with atomic_writer(folder / _JSON) as file:
             json.dump(report.as_json(), file, ensure_ascii=False, indent=1)
             file.write("\n")
-        with atomic_writer(folder / "report.html") as file:
+        with atomic_writer(folder / _PAGE) as file:
             file.writelines(line + "\n" for line in page(report))
 
 
