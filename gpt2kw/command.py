@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import os
 import re
 import signal
 import sys
@@ -34,8 +35,8 @@ def run_command(
 ) -> None:
     """Parse the command line into `options_type`, call `action` with it, and exit.
 
-    Exit status 0; 2 for a `UserError`, which is printed as one line; 128 and the
-    signal's number when stopped.
+    Exit status 0; 2 for a `UserError` or an error of the system, such as a full disk behind
+    standard output, which is printed as one line; 128 and the signal's number when stopped.
     """
     _speak_on_standard_error()
     sys.stdout.reconfigure(encoding="utf-8")
@@ -43,6 +44,7 @@ def run_command(
     signal.signal(signal.SIGTERM, _stop)
     try:
         action(parse_options(name, options_type, arguments))
+        sys.stdout.flush()
     except UserError as error:
         _fail(f"error: {error}", 2)
     except Stopped as stopped:
@@ -51,8 +53,19 @@ def run_command(
         _fail("stopped", 128 + signal.SIGINT)
     except BrokenPipeError:
         # The reader of standard output, such as head, has enough.
-        sys.stderr.close()
+        _leave_standard_output()
         sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        _leave_standard_output()
+        where = error.filename or "standard output or a file"
+        reason = error.strerror or error
+        _fail(f"error: can't write or read {where}: {reason}; free some space or check it", 2)
+
+
+def _leave_standard_output() -> None:
+    """Send what it still holds nowhere, or Python tries to write that when it ends."""
+    with open(os.devnull, "w") as nowhere, contextlib.suppress(OSError, ValueError):
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _stop(number: int, _frame: object) -> None:

@@ -319,6 +319,16 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path, training_text):
     assert "Exception" not in result.stderr
 
 
+def test_a_full_disk_behind_standard_output_is_one_line(tmp_path, training_text):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "gpt2kw.decode", str(training_text)]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 2
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: can't write or read standard output or a file: No space left")
+
+
 def readme_calls():
     text = README.read_text("utf-8").replace("\\\n", " ")
     for line in re.findall(r"^ {4}(?:\$ )?(python -m gpt2kw\.\w+ .*)$", text, re.M):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import pytest
 
@@ -75,6 +76,8 @@ def test_text_outside_sections_is_counted_and_not_written(tmp_path):
         ({"sections": ("titel",)}, "'titel'; did you mean 'title'"),
         ({"sections": ("title", "title")}, "each section once"),
         ({"sections": ()}, "some of category"),
+        ({"sections": "titel"}, "'titel'; did you mean 'title'"),
+        ({"format": "json"}, "--format is 'json'; give one of text, jsonl, csv"),
         ({"file": "missing.txt"}, "can't read missing.txt"),
     ],
 )
@@ -89,6 +92,13 @@ def test_a_file_without_documents_is_an_error_and_writes_nothing(tmp_path, conte
     with pytest.raises(UserError):
         decode_file(file=tmp_path / "d", output=tmp_path / "o")
     assert not (tmp_path / "o").exists()
+
+
+def test_what_is_no_plain_file_is_not_replaced(documents, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is a device or a pipe; name a file"):
+        decode_file(file=documents, output=str(tmp_path / "pipe"))
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_file_is_never_decoded_over_itself(documents):

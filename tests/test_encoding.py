@@ -15,6 +15,7 @@ from conftest import TITLES, write_titles
 
 import gpt2kw
 from gpt2kw.errors import UserError
+from gpt2kw.text import encoding
 from gpt2kw.text.encoding import EncodeOptions
 from gpt2kw.text.files import read_chunks
 from gpt2kw.text.format import iter_documents
@@ -227,13 +228,41 @@ def test_a_spacy_model_that_fails_in_a_worker_is_one_clear_error(titles_csv, tmp
     assert "ray::" not in str(error.value)
 
 
-def test_a_validation_text_that_no_longer_fits_goes_away(titles_csv, tmp_path):
+def test_a_validation_text_that_no_longer_fits_is_moved_away_and_named(titles_csv, tmp_path):
     output = tmp_path / "o.txt"
     fields = {"source": titles_csv, "output": output, "keywords_field": "category"}
     encode_keywords(**fields, validation_fraction=0.5)
-    assert (tmp_path / "o.val.txt").exists()
-    encode_keywords(**fields, validation_fraction=0)
+    earlier = (tmp_path / "o.val.txt").read_bytes()
+    report = encode_keywords(**fields, validation_fraction=0)
     assert not (tmp_path / "o.val.txt").exists()
+    assert (tmp_path / "o.val.txt.1").read_bytes() == earlier
+    (note,) = report.problems
+    assert f"{tmp_path / 'o.val.txt'} is now {tmp_path / 'o.val.txt.1'}" in note
+
+
+def test_links_stay_and_what_they_point_to_is_written(titles_csv, tmp_path):
+    for name in ("text", "text.val"):
+        (tmp_path / f"far-{name}").mkdir()
+        (tmp_path / f"{name}.txt").symlink_to(tmp_path / f"far-{name}" / "o.txt")
+    encode_keywords(
+        source=titles_csv,
+        output=tmp_path / "text.txt",
+        keywords_field="category",
+        validation_fraction=0.5,
+    )
+    for name in ("text", "text.val"):
+        assert (tmp_path / f"{name}.txt").is_symlink()
+        (written,) = (tmp_path / f"far-{name}").iterdir()
+        assert records(written)
+
+
+def test_a_column_that_no_line_has_is_noticed_before_anything_is_encoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "_encoder", pytest.fail)
+    (tmp_path / "a.jsonl").write_text('{"title": "Cats"}\n{"title": "Dogs", "kind": "x"}\n')
+    with pytest.raises(UserError, match="no column 'knid', only 'kind', 'title'; did you mean"):
+        encode_keywords(
+            source=tmp_path / "a.jsonl", output=tmp_path / "o.txt", category_field="knid"
+        )
 
 
 @pytest.mark.parametrize(
@@ -278,16 +307,15 @@ def test_a_split_without_training_text_is_an_error(tmp_path):
 
 
 def test_keywords_that_are_a_list_are_used_one_by_one(tmp_path):
-    (tmp_path / "t.jsonl").write_text('{"title": "A", "kw": ["new york", "cats"]}\n')
-    encode_keywords(
-        source=tmp_path / "t.jsonl",
-        output=tmp_path / "o.txt",
-        keywords_field="kw",
-        keyword_sep=";",
-        validation_fraction=0,
-        repeat=20,
-    )
-    assert max(records(tmp_path / "o.txt"), key=lambda r: len(r.keywords)).keywords.split() in (
-        ["new-york", "cats"],
-        ["cats", "new-york"],
-    )
+    (tmp_path / "t.jsonl").write_text('{"title": "A", "kw": ["new york", "cats, dogs"]}\n')
+    for separator in (";", ",", " ", "-"):
+        encode_keywords(
+            source=[tmp_path / "t.jsonl"],
+            output=tmp_path / "o.txt",
+            keywords_field="kw",
+            keyword_sep=separator,
+            validation_fraction=0,
+            repeat=20,
+        )
+        found = {word for r in records(tmp_path / "o.txt") for word in r.keywords.split()}
+        assert found == {"new-york", "cats-dogs"}

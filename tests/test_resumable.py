@@ -103,6 +103,18 @@ def test_an_old_file_stays_until_the_new_one_is_whole(tmp_path):
     assert (tmp_path / "o.txt").read_text() == "abc"
 
 
+def test_a_link_stays_and_its_file_is_gone_on_with(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "o.txt").symlink_to(tmp_path / "far/o.txt")
+    interrupted(tmp_path / "o.txt", ["a", "b", "c"], 2)
+    assert settings_of(tmp_path / "o.txt") is not None
+    write(tmp_path / "o.txt", ["a", "b", "c"])
+    assert (tmp_path / "o.txt").is_symlink()
+    assert [(path.name, path.read_text()) for path in (tmp_path / "far").iterdir()] == [
+        ("o.txt", "abc")
+    ]
+
+
 def test_a_failure_before_the_first_mark_leaves_nothing(tmp_path):
     interrupted(tmp_path / "o.txt", ["a", "b", "c"], 1)
     assert list(tmp_path.iterdir()) == []

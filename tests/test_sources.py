@@ -70,13 +70,15 @@ def test_files_of_spreadsheets_are_read(tmp_path, encoding):
 
 
 def test_ragged_and_torn_rows_are_skipped_and_counted_with_their_lines(tmp_path):
-    (tmp_path / "a.csv").write_text('title,n\na,1\nshort\nlong,1,2\n"torn"x,1\nb,2\n')
+    content = 'title,n\na,1\nshort\nlong,1,2\n"torn"x,1\nb\rc,1\nb,2\n'
+    (tmp_path / "a.csv").write_text(content, newline="")
     tally = Tally()
     assert titles(tmp_path / "a.csv", tally=tally) == ["a", "b"]
     assert tally.lines() == [
         "1 rows with fewer fields than the header, skipped (a.csv:3)",
         "1 rows with more fields than the header, skipped (a.csv:4)",
         "1 lines of rows with text behind a closing quote, skipped (a.csv:5)",
+        "1 rows with a carriage return that is no line's end, skipped (a.csv:6)",
     ]
 
 
@@ -104,7 +106,9 @@ def test_a_list_in_json_stays_one(tmp_path):
         ("a.csv", "title,title\na,b\n", "2 columns named 'title'"),
         ("a.csv", 'title\n"never closed\n', r"a\.csv:2: a quote that opens there is never closed"),
         ("a.csv", "", "is empty"),
-        ("a.csv", "\n\n", "has no header row"),
+        ("a.csv", "\n\n", "has no header row; give one"),
+        ("a.csv", "title\rone\rtwo\r", r"has no header row \(1 rows with a carriage return that"),
+        ("a.parquet.gz", "x", r"is Parquet in gzip, which can't be read; gunzip .*a\.parquet\.gz"),
         ("a.jsonl", '{"titel": "a"}\n', "did you mean 'titel'"),
         ("a.parquet", "nonsense", "not a Parquet file"),
         ("a.csv.gz", "nonsense", "not a whole gzip file"),
@@ -112,7 +116,7 @@ def test_a_list_in_json_stays_one(tmp_path):
     ],
 )
 def test_unusable_files_are_one_clear_error(tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, newline="")
     with pytest.raises(UserError, match=message) as error:
         titles(tmp_path / name)
     assert "\n" not in str(error.value)

@@ -122,10 +122,8 @@ def _table_records(options: EvaluateOptions, tally: Tally) -> Iterator[Record]:
 
 
 def _keywords(field: Field, separator: str | None) -> list[str]:
-    if isinstance(field, list):
-        return distinct_keywords(field)
-    if separator:
-        return split_keywords(field or "", separator)
+    if separator or isinstance(field, list):
+        return split_keywords(field, separator or ",")
     return distinct_keywords((field or "").replace(",", " ").split())
 
 

@@ -27,7 +27,7 @@ class EvaluateOptions:
 
     source: tyro.conf.Positional[Path]
     """Keywords, and people's texts about them that no model has seen: validation text that
-    encode wrote, or a table (.csv .tsv .jsonl .parquet, also with .gz)."""
+    encode wrote, or a table (.csv .tsv .jsonl, also with .gz, or .parquet)."""
     run_name: tuple[str, ...] = ()
     """Runs in checkpoint/ to measure. Default: run1, if there is no --model."""
     model: tuple[str, ...] = ()

@@ -37,7 +37,7 @@ class GenerateOptions:
     nsamples: int = 10
     """How many texts."""
     prompts: Path | None = None
-    """Many at once: a table (.csv .tsv .jsonl .parquet, also with .gz) with columns keywords,
+    """Many at once: a table (.csv .tsv .jsonl, also with .gz, or .parquet) with columns keywords,
     category, prefix or nsamples, or a .txt with keywords in each line. Where a row has nothing,
     the options above hold. A killed job goes on where it was, given the same -o FILE."""
     address: str | None = None

@@ -26,7 +26,14 @@ from safetensors.numpy import load_file, save_file
 
 from gpt2kw.errors import UserError, did_you_mean
 from gpt2kw.model.folder import Model
-from gpt2kw.text.files import lock_file, made_folder, output_errors, to_disk
+from gpt2kw.text.files import (
+    atomic_writer,
+    lock_file,
+    made_folder,
+    output_errors,
+    set_aside,
+    to_disk,
+)
 
 CHECKPOINT_FOLDER = Path("checkpoint")
 """Where runs are kept, below the folder that a command runs in."""
@@ -174,7 +181,9 @@ class Run:
         """Make the directory and write down the settings."""
         with output_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._settings_file.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+            # A run that is gone on with has one, which a full disk must not take away.
+            with atomic_writer(self._settings_file) as file:
+                file.write(json.dumps(settings, indent=2) + "\n")
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that the run was started with."""
@@ -301,16 +310,8 @@ class Run:
 
     def set_aside(self) -> Path:
         """Rename the directory to a free name beside it, and return that."""
-        return _set_aside(self.folder)
+        return set_aside(self.folder)
 
     def set_aside_after(self, step: int) -> list[Path]:
         """Rename checkpoints newer than `step`, and return their new names."""
-        return [_set_aside(c.folder) for c in self.checkpoints() if c.step > step]
-
-
-def _set_aside(folder: Path) -> Path:
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
-        number += 1
-    with output_errors(folder):
-        return folder.rename(aside)
+        return [set_aside(c.folder) for c in self.checkpoints() if c.step > step]

@@ -36,7 +36,12 @@ class DecodeOptions:
         object.__setattr__(self, "file", Path(self.file))
         if isinstance(self.sections, str):
             object.__setattr__(self, "sections", (self.sections,))
+        if self.output is not None:
+            object.__setattr__(self, "output", Path(self.output))
         check_sections(self.sections)
+        check_option(
+            "format", self.format, self.format in _WRITERS, f"one of {', '.join(_WRITERS)}"
+        )
 
 
 def check_sections(sections: Iterable[str]) -> None:
@@ -65,18 +70,18 @@ class DecodeReport:
 
 
 def decode_texts(
-    texts: str | Iterable[str], sections: Iterable[str] = ("title",)
+    texts: str | Iterable[str], sections: str | Iterable[str] = ("title",)
 ) -> Iterator[Sections]:
     """Yield the sections of every document in `texts`, as they are needed.
 
     Args:
         texts: one text, or several that each hold whole documents.
-        sections: which to give, in this order.
+        sections: which to give, in this order; or one.
 
     Raises:
         UserError: an unknown section.
     """
-    sections = tuple(sections)
+    sections = (sections,) if isinstance(sections, str) else tuple(sections)
     check_sections(sections)
     for text in [texts] if isinstance(texts, str) else texts:
         for document in iter_documents([text]):

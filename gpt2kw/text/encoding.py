@@ -22,7 +22,14 @@ import tyro
 from tqdm import tqdm
 
 from gpt2kw.errors import UserError, check_option, is_unicode
-from gpt2kw.text.files import check_not_source, check_output, output_errors, scratch_folder
+from gpt2kw.text.files import (
+    check_not_source,
+    check_output,
+    link_target,
+    output_errors,
+    scratch_folder,
+    set_aside,
+)
 from gpt2kw.text.format import Record, render
 from gpt2kw.text.keywords import (
     choose_keywords,
@@ -32,7 +39,7 @@ from gpt2kw.text.keywords import (
     straighten_quotes,
 )
 from gpt2kw.text.parallel import batched, worker_pool
-from gpt2kw.text.sources import Field, check_source, read_rows
+from gpt2kw.text.sources import Field, check_columns, check_source, read_rows
 from gpt2kw.text.tally import Tally
 
 if TYPE_CHECKING:
@@ -49,7 +56,7 @@ class EncodeOptions:
     """Turn tables of short texts into training text."""
 
     source: tyro.conf.Positional[tuple[str, ...]]
-    """Files to read: .csv .tsv .jsonl .parquet .txt, also with .gz; or tfds:NAME/SPLIT."""
+    """Files to read: .csv .tsv .jsonl .txt, also with .gz; .parquet; or tfds:NAME/SPLIT."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """The training text. Validation text goes beside it, with .val before the suffix."""
     title_field: str = "title"
@@ -85,7 +92,8 @@ class EncodeOptions:
 
     def __post_init__(self) -> None:
         if isinstance(self.source, str | Path):
-            object.__setattr__(self, "source", (str(self.source),))
+            object.__setattr__(self, "source", (self.source,))
+        object.__setattr__(self, "source", tuple(map(str, self.source)))
         object.__setattr__(self, "output", Path(self.output))
         check_option("source", self.source, bool(self.source), "at least one file")
         check_option("title-field", self.title_field, bool(self.title_field), "a column's name")
@@ -127,7 +135,7 @@ def validation_path(text: Path) -> Path:
 class EncodeReport:
     """What an encoding wrote.
 
-    `problems` says in a line each what was skipped or mended, and where.
+    `problems` says in a line each what was skipped, mended or moved away, and where.
     """
 
     records: int
@@ -159,7 +167,7 @@ def encode_keywords(
     records = _read_records(options, tally)
     # What can't be read, or has no such column, had better not wait until workers have started.
     for source in filter(os.path.isfile, options.source):
-        next(read_rows(source, list(options.columns.values()), options.header, Tally()), None)
+        check_columns(source, list(options.columns.values()), options.header)
     first = list(islice(records, 1))
     if not first:
         why = f" ({'; '.join(lines)})" if (lines := tally.lines()) else ""
@@ -171,15 +179,15 @@ def encode_keywords(
         _encoder(options) as encode,
         tqdm(desc="encode", unit=" rows", disable=None if progress else True) as bar,
     ):
-        counts = _write(options, encode(chain(first, records)), bar)
-    return EncodeReport(*counts, problems=tally.lines())
+        counts, notes = _write(options, encode(chain(first, records)), bar)
+    return EncodeReport(*counts, problems=tally.lines() + notes)
 
 
 def _read_records(options: EncodeOptions, tally: Tally) -> Iterator[Record]:
     columns = options.columns
     for source in options.source:
         for place, row in read_rows(source, list(columns.values()), options.header, tally):
-            texts = {section: _text(row[column], options) for section, column in columns.items()}
+            texts = {s: _text(s, row[column], options) for s, column in columns.items()}
             record = Record(**{s: _encodable(text, place, tally) for s, text in texts.items()})
             if not (record.title or "").strip():
                 tally.add("rows with a blank title, skipped", place)
@@ -192,7 +200,9 @@ def _read_records(options: EncodeOptions, tally: Tally) -> Iterator[Record]:
             yield record
 
 
-def _text(field: Field, options: EncodeOptions) -> str | None:
+def _text(section: str, field: Field, options: EncodeOptions) -> str | None:
+    if section == "keywords":
+        return " ".join(split_keywords(field, options.keyword_sep))
     if isinstance(field, list):
         return options.keyword_sep.join(field)
     # An empty cell is a table's way to say that there is none.
@@ -240,7 +250,7 @@ class _Encoder:
     def _keywords(self, records: list[Record]) -> list[list[str]]:
         options = self._options
         if options.keywords_field:
-            return [split_keywords(r.keywords or "", options.keyword_sep) for r in records]
+            return [(record.keywords or "").split() for record in records]
         texts = [
             straighten_quotes((getattr(record, options.keyword_gen) or "")[:_KEYWORD_TEXT])
             for record in records
@@ -283,16 +293,19 @@ def _encoder(options: EncodeOptions) -> Iterator[Callable[[Iterable[Record]], It
         yield encode
 
 
-def _write(options: EncodeOptions, encoded: Iterator[_Encoded], bar: tqdm) -> tuple[int, int, int]:
-    """Write both files; return the numbers of records and of documents in each.
+def _write(
+    options: EncodeOptions, encoded: Iterator[_Encoded], bar: tqdm
+) -> tuple[tuple[int, int, int], list[str]]:
+    """Write both files; return the numbers of records and of documents in each, and what to say.
 
     The n-th documents of all records go to a file of their own, the files then one
     behind the other: so copies of a record are far apart, in constant memory.
     """
-    outputs = (options.output, options.validation_output)
-    records, documents = 0, [0, 0]
-    with output_errors(options.output), scratch_folder(options.output) as folder:
-        passes = [[folder / f"{side}.{n}" for n in range(options.repeat)] for side in (0, 1)]
+    outputs = [link_target(path) for path in (options.output, options.validation_output)]
+    records, documents, notes = 0, [0, 0], []
+    with output_errors(options.output), ExitStack() as scratch:
+        folders = [scratch.enter_context(scratch_folder(path)) for path in outputs]
+        passes = [[folder / str(n) for n in range(options.repeat)] for folder in folders]
         with ExitStack() as stack:
             files = [[stack.enter_context(_create(path)) for path in side] for side in passes]
             for item in encoded:
@@ -308,12 +321,15 @@ def _write(options: EncodeOptions, encoded: Iterator[_Encoded], bar: tqdm) -> tu
             )
         drafts = [_joined(side) for side in passes]
         for draft, output, count in zip(drafts, outputs, documents, strict=True):
-            if count or output == options.output:
+            if count:
                 os.replace(draft, output)
-            else:
-                # One from an earlier run would not fit this training text.
-                output.unlink(missing_ok=True)
-    return records, documents[0], documents[1]
+            elif output.exists():
+                # Most likely from an earlier encoding, with texts that now are for training.
+                notes.append(
+                    f"no validation text was made; the earlier {options.validation_output} is now "
+                    f"{set_aside(options.validation_output)} (see finetune --validation)"
+                )
+    return (records, documents[0], documents[1]), notes
 
 
 def _create(path: Path) -> IO[str]:

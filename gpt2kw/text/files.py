@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -15,16 +16,32 @@ from gpt2kw.errors import UserError
 
 
 def check_output(path: str | Path) -> Path:
-    """Return `path` if a file can be made there; raise `UserError` before any work if not."""
-    path = Path(path)
+    """Return where a file can be made for `path`; raise `UserError` before any work if nowhere.
+
+    For a symbolic link that is where it points, so that the link stays.
+    """
+    path = link_target(path)
     try:
-        is_folder = path.is_dir()
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG
     except OSError as error:
         raise UserError(f"the output {path} can't be: {error.strerror}", "rename it") from error
-    if is_folder:
+    if stat.S_ISDIR(mode):
         raise UserError(f"the output {path} is a folder", "name a file in it")
+    if not stat.S_ISREG(mode):
+        # It would be replaced: a machine without /dev/null does not get far.
+        raise UserError(f"the output {path} is a device or a pipe", "name a file")
     _check_parent(path, "choose another with -o")
     return path
+
+
+def link_target(path: str | Path) -> Path:
+    """Return where a symbolic link points, whether that is there or not, and `path` if it is none.
+
+    So messages name a path as it was given.
+    """
+    return Path(os.path.realpath(path) if os.path.islink(path) else path)
 
 
 def check_output_folder(path: str | Path) -> Path:
@@ -120,8 +137,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     are made in the folder itself, not in folders below.
     """
     check_output_folder(path)
-    # Where a link points, so that the link stays.
-    target = Path(os.path.realpath(path))
+    target = link_target(path)
     with output_errors(path), scratch_folder(target) as scratch:
         draft, before = scratch / "new", scratch / "before"
         draft.mkdir()
@@ -137,6 +153,15 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                 before.rename(target)
             raise
         to_disk(target.parent)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file or folder to a free name beside it, and return that."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    with output_errors(path):
+        return path.rename(aside)
 
 
 def to_disk(path: Path) -> None:

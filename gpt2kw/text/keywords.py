@@ -58,9 +58,9 @@ def distinct_keywords(texts: Iterable[str]) -> list[str]:
     return list(found.values())
 
 
-def split_keywords(text: str, separator: str) -> list[str]:
-    """Return the keywords of a field that holds several."""
-    return distinct_keywords(text.split(separator))
+def split_keywords(field: str | list[str] | None, separator: str) -> list[str]:
+    """Return the keywords of a field that holds several; in a list each is one."""
+    return distinct_keywords(field if isinstance(field, list) else (field or "").split(separator))
 
 
 def straighten_quotes(text: str) -> str:

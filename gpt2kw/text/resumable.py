@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gpt2kw.errors import UserError
-from gpt2kw.text.files import check_output, lock_file, output_errors
+from gpt2kw.text.files import check_output, link_target, lock_file, output_errors
 
 _BLOCK = 2**20
 """Bytes that are read at a time."""
@@ -66,7 +66,7 @@ class Draft:
 
 def settings_of(path: str | Path) -> dict[str, Any] | None:
     """Return the settings with which `path` was begun, if it was begun and not finished."""
-    part, state = _names(Path(path))
+    part, state = _names(link_target(path))
     try:
         with open(state, "rb") as file:
             return _value(file.readline()) if part.stat().st_size else None

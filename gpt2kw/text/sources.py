@@ -47,10 +47,13 @@ def check_source(source: str) -> None:
         raise UserError(f"there is no file {source}", f"{near}check the path")
     if path.is_dir():
         raise UserError(f"{source} is a folder", "name the files in it, such as folder/*.csv")
-    if _format_of(source) not in FORMATS:
+    if (form := _format_of(source)) not in FORMATS:
         raise UserError(
-            f"{source} has an unknown ending", f"use {' '.join(FORMATS)}, also with .gz behind it"
+            f"{source} has an unknown ending",
+            f"use {' '.join(_TEXT_READERS)}, also with .gz behind it, or .parquet",
         )
+    if form == ".parquet" and _is_gzip(source):
+        raise UserError(f"{source} is Parquet in gzip, which can't be read", f"gunzip {source}")
     if path.stat().st_size == 0:
         raise UserError(f"{source} is empty", "give a file with rows")
 
@@ -84,6 +87,25 @@ def read_rows(source: str, columns: list[str], header: bool, tally: Tally) -> It
         with _open(source) as file:
             lines = _decoded_lines(file, source, tally)
             yield from _TEXT_READERS[_format_of(source)](lines, source, columns, header, tally)
+
+
+def check_columns(source: str, columns: list[str], header: bool) -> None:
+    """Raise `UserError` unless a file can be read and has the columns.
+
+    Of JSON lines, in which each may have others, only so many are read as it takes to see all.
+    """
+    skipped = Tally()
+    if _format_of(source) != ".jsonl":
+        next(read_rows(source, columns, header, skipped), None)
+        return
+    seen: set[str] = set()
+    with _read_errors(source), _open(source) as file:
+        for _, value in _json_objects(_decoded_lines(file, source, skipped), source, skipped):
+            seen.update(value)
+            if seen.issuperset(columns):
+                return
+    if seen:
+        _check_columns(source, columns, sorted(seen))
 
 
 def column_names(source: str) -> list[str]:
@@ -122,7 +144,11 @@ def _read_errors(source: str) -> Iterator[None]:
 
 
 def _open(source: str) -> IO[bytes]:
-    return gzip.open(source, "rb") if source.lower().endswith(".gz") else open(source, "rb")
+    return gzip.open(source, "rb") if _is_gzip(source) else open(source, "rb")
+
+
+def _is_gzip(source: str) -> bool:
+    return source.lower().endswith(".gz")
 
 
 def _decoded_lines(file: IO[bytes], source: str, tally: Tally) -> Iterator[str]:
@@ -169,7 +195,8 @@ def _read_csv(
         _, values = next(rows, ("", []))
         names = [name.strip() for name in values]
         if not any(names):
-            raise UserError(f"{source} has no header row", "give one, or use --no-header")
+            why = f" ({'; '.join(skipped)})" if (skipped := tally.lines()) else ""
+            raise UserError(f"{source} has no header row{why}", "give one, or use --no-header")
     _check_columns(source, columns, names)
     for place, values in rows:
         if len(values) == len(names):
@@ -198,6 +225,9 @@ def _csv_rows(lines: Iterator[str], source: str, tally: Tally) -> Iterator[tuple
                 raise UserError(
                     f"{place}: a quote that opens there is never closed", "close it or double it"
                 ) from error
+            if "new-line character" in str(error):
+                tally.add("rows with a carriage return that is no line's end, skipped", place)
+                continue
             # A quote that is closed much later takes lines with it: count them all.
             lines_lost = reader.line_num - before
             tally.add("lines of rows with text behind a closing quote, skipped", place, lines_lost)
