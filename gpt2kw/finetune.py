@@ -29,18 +29,20 @@ def _finetune(options: FinetuneOptions) -> None:
 
 
 def _summary(options: FinetuneOptions, report: "FinetuneReport") -> list[str]:
+    again = "the same command" + (
+        "" if options.restore_from == "latest" else " without --restore-from"
+    )
     reasons = {
         "steps": "",
-        "signal": ", stopped and saved; the same command goes on",
-        "minutes": ", the time is over; the same command goes on",
+        "signal": f", stopped{' and saved' if report.saved else ''}; {again} goes on",
+        "minutes": f", the time is over; {again} goes on",
         "patience": f", no better validation loss in {options.patience} measurements",
     }
     losses = []
     if report.best:
         step, loss = report.best
-        losses.append(
-            f"best validation {loss:.3f} (perplexity {math.exp(loss):.1f}) at step {step:,}"
-        )
+        perplexity = math.exp(min(loss, 80))
+        losses.append(f"best validation {loss:.3f} (perplexity {perplexity:.1f}) at step {step:,}")
     if report.loss is not None:
         losses.append(f"training {report.loss:.3f}")
     minutes, seconds = divmod(round(report.seconds), 60)

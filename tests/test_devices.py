@@ -20,7 +20,8 @@ for name, devices in (("one", ()), ("two", ("CPU:0", "CPU:1"))):
         # Rows of a batch can't be shared evenly.
         text=sys.argv[1], model=sys.argv[2], run_name=name, devices=devices, steps=12,
         batch_size=30, learning_rate=0.01, dropout=0.0, precision="float32", validate_every=6,
-        keyword_weight=3.0,
+        # So much decay that a weight which only one device decays would be noticed.
+        keyword_weight=3.0, weight_decay=0.9,
     )
     lines = [json.loads(line) for line in open(f"checkpoint/{name}/metrics.jsonl")]
     losses[name] = [line.get("loss", line.get("validation_loss")) for line in lines]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import RUN, metrics, steps_kept
 from safetensors.numpy import save_file
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from gpt2kw import Generator, finetune
 from gpt2kw.errors import UserError
@@ -18,8 +19,10 @@ from gpt2kw.text.format import Record, render
 from gpt2kw.text.tally import Tally
 from gpt2kw.text.title_index import TitleIndex
 from gpt2kw.training.corpus import read_records
+from gpt2kw.training.journal import Journal
 from gpt2kw.training.options import FinetuneOptions
 from gpt2kw.training.resume import TEXT_CHECKSUM
+from gpt2kw.training.team import Team
 from gpt2kw.training.titles import index_titles
 
 
@@ -286,6 +289,47 @@ def test_a_jump_of_the_loss_leads_back_to_the_checkpoint_and_past_the_documents(
     assert state["place"]["epoch"] == 21
 
 
+def test_weights_after_a_jump_are_not_saved_before_a_report_has_seen_it(
+    settings, monkeypatch, caplog
+):
+    spoil_from(122, monkeypatch)
+    with caplog.at_level("WARNING", "gpt2kw"):
+        report = finetune(**settings | LONG | {"save_every": 25, "keep": 1})
+    assert "going on from checkpoint/run1/ckpt-100, past the documents since" in caplog.text
+    assert caplog.text.count("the loss jumped") == 1
+    assert report.saved
+    assert steps_kept() == [140]
+
+
+def test_a_run_that_stops_while_the_loss_jumps_keeps_the_weights_before(
+    settings, monkeypatch, caplog
+):
+    spoil_from(122, monkeypatch)
+    stops = iter([False] * 125 + [True] * 9)
+    monkeypatch.setattr(Team, "agree", lambda self, stop: next(stops))
+    with caplog.at_level("WARNING", "gpt2kw"):
+        report = finetune(**settings | LONG)
+    assert "so this is not saved; the newest checkpoint is checkpoint/run1/ckpt-120" in caplog.text
+    assert not report.saved
+    assert steps_kept() == [60, 120]
+
+
+def test_a_checkpoint_that_was_gone_back_to_is_still_known_as_the_best(settings, monkeypatch):
+    options = settings | LONG | {"validate_every": 60}
+    first = finetune(**options | {"steps": 120})
+    spoil_from(125, monkeypatch)
+    finetune(**options | {"validate_every": 1000})
+    loss = pytest.approx(first.validation_loss)
+    assert Run(RUN).checkpoint(120).validation[1] == loss
+
+
+def test_losses_on_other_documents_are_not_compared(trained):
+    report = finetune(**trained | {"steps": 30, "validation_documents": 2})
+    assert report.best[0] == 30
+    few, all_of_them = Run(RUN).checkpoint(30).validation, Run(RUN).checkpoint(20).validation
+    assert few[0] == f"{all_of_them[0]} 2"
+
+
 def test_a_jump_of_the_loss_can_end_the_run_or_be_gone_past(settings, monkeypatch, caplog):
     spoil_from(125, monkeypatch)
     with pytest.raises(UserError, match=r"jumped from .* at step 130; lower .*is checkpoint/run1"):
@@ -314,6 +358,29 @@ def test_a_checkpoint_that_can_t_be_written_ends_the_run_with_the_one_before(set
         finetune(**settings)
     assert steps_kept() == [10]
     assert not list(RUN.glob(".ckpt*"))
+
+
+def test_after_a_checkpoint_that_could_not_be_written_the_next_is_tried(settings, monkeypatch):
+    from gpt2kw.model import runs
+
+    def full(arrays, path):
+        if ".ckpt-10" in str(path):
+            raise OSError(28, "No space left on device")
+        save_file(arrays, path)
+
+    monkeypatch.setattr(runs, "save_file", full)
+    assert finetune(**settings).saved
+    assert steps_kept() == [20]
+
+
+def test_a_full_disk_behind_the_numbers_is_one_error(settings):
+    run = Run.named("run1")
+    run.create({})
+    journal = Journal(run, 0)
+    journal._board = RecordWriter(open("/dev/full", "wb"))  # noqa: SIM115
+    with pytest.raises(UserError, match=r"can't write .*metrics\.jsonl: No space left on device"):
+        journal.numbers(10, loss=1.0)
+    journal.close()
 
 
 def test_accumulating_parts_of_a_batch_is_the_same_step(settings):

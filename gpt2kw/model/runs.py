@@ -13,7 +13,6 @@ so that damage which came later is noticed.
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -281,9 +280,13 @@ class Run:
                 (draft / _STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", "utf-8")
                 for path in draft.iterdir():
                     to_disk(path)
-                shutil.rmtree(target, ignore_errors=True)
-                os.replace(draft, target)
+                # One of the same step goes aside first, for to remove it takes its time.
+                before = self.folder / f".ckpt-{step}.before.draft"
+                if target.exists():
+                    target.rename(before)
+                draft.rename(target)
                 to_disk(self.folder)
+                shutil.rmtree(before, ignore_errors=True)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
         best = self.best()

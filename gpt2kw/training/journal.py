@@ -1,6 +1,9 @@
 """What a run writes down: metrics, TensorBoard's events, sample texts and a plot."""
 
+import contextlib
 import json
+import os
+import socket
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +12,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from gpt2kw.model.runs import Run
 from gpt2kw.text.files import atomic_writer, output_errors
@@ -25,9 +28,15 @@ class Journal:
         _forget_samples(run, step)
         with output_errors(run.folder):
             self._metrics = open(run.metrics_file, "a", encoding="utf-8")  # noqa: SIM115
-            self._board = EventFileWriter(str(run.tensorboard_folder))
-        # With this, TensorBoard forgets later steps in the files of earlier calls.
-        self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
+            run.tensorboard_folder.mkdir(exist_ok=True)
+            # Here and not in a thread, as TensorBoard's own writer has it: so that a full disk
+            # is met where it can be told.
+            name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+            self._board = RecordWriter(open(run.tensorboard_folder / name, "wb"))  # noqa: SIM115
+            self._event(0, file_version="brain.Event:2")
+            # With this, TensorBoard forgets later steps in the files of earlier calls.
+            self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
+            self._board.flush()
 
     def numbers(self, step: int, **values: float) -> None:
         """Write numbers down: a line of `metrics.jsonl`, and a scalar each for TensorBoard."""
@@ -45,14 +54,18 @@ class Journal:
             with atomic_writer(self._run.samples_folder / f"{step}.txt") as file:
                 file.writelines(f"{text}\n" for text in texts)
             self._event(step, summary=text_pb("samples", "\n\n".join(texts)))
+            self._board.flush()
 
-    def _event(self, step: int, **content: SessionLog | Summary) -> None:
-        self._board.add_event(Event(wall_time=time.time(), step=step, **content))
+    def _event(self, step: int, **content: SessionLog | Summary | str) -> None:
+        event = Event(wall_time=time.time(), step=step, **content)
+        self._board.write(event.SerializeToString())
 
     def close(self) -> None:
         """Close the files."""
-        self._metrics.close()
-        self._board.close()
+        # All is flushed already, but for what could not be written, which was said then.
+        for file in (self._metrics, self._board):
+            with contextlib.suppress(OSError):
+                file.close()
 
 
 class NoJournal:

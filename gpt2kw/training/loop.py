@@ -54,7 +54,7 @@ class _Progress:
     stale: int = 0
     """Measurements since the best."""
     validation_text: str = ""
-    """A checksum of the text that `best` was measured on."""
+    """A checksum of the text that `best` was measured on, and how many documents if not all."""
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> "_Progress":
@@ -215,6 +215,7 @@ class Training:
         self._measured: tuple[int, float] | None = None
         """The step and the loss of the last validation."""
         self._saved_at = 0
+        self._save_is_due = False
 
     def _validation_batches(self) -> tuple[list[Batch], str]:
         options, model = self._options, self._model
@@ -226,6 +227,9 @@ class Training:
         for note in corpus.notes:
             log.info("%s: %s", path, note)
         order = BatchOrder(corpus, options.batch_size, options.seed, loss_on=options.loss_on)
+        if options.validation_documents < len(corpus):
+            # Losses on other documents of the same text can't be compared.
+            text_checksum += f" {options.validation_documents}"
         return list(order.in_order(options.validation_documents)), text_checksum
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -236,6 +240,10 @@ class Training:
         self._progress = _Progress.of(state["progress"])
         if self._progress.validation_text != self._validation_checksum:
             self._progress.best, self._progress.stale = None, 0
+        # Else a checkpoint that is written anew would no longer be known as the best.
+        text, loss = state.get("validation") or (None, 0.0)
+        self._measured = (checkpoint.step, loss) if text == self._validation_checksum else None
+        self._save_is_due = False
         self._window = Window(**state["window"])
         self._watch = Watch(self._options.spike, state["losses"])
 
@@ -266,7 +274,7 @@ class Training:
                         break
                     self._do_step(batches)
             if self._done != self._saved_at:
-                self._save()
+                self._save_at_the_end()
             self._saver.wait()
         finally:
             self._saver.close()
@@ -282,6 +290,7 @@ class Training:
             self._measured[1] if self._measured else None,
             self._progress.best,
             self._progress.tokens,
+            self._saved_at == self._done,
             time.monotonic() - start,
         )
 
@@ -308,13 +317,14 @@ class Training:
             self._window.read()
         self._window.seconds += time.monotonic() - start
         self._bar.update()
-        # Before anything is saved, so that no weights of a diverged run are.
         if report and not self._report():
             return
         validate = self._validation and (last or _due(self._done, options.validate_every))
         if validate and self._validate():
             save = True
-        if save:
+        self._save_is_due |= save
+        # No weights of a run that may be diverging: the next report decides.
+        if self._save_is_due and not self._astray():
             self._save()
         if self._team.chief and _due(self._done, options.sample_every):
             self._sample()
@@ -330,12 +340,17 @@ class Training:
                 window.lost,
                 window.steps,
             )
+        if failure := self._saver.untold_failure():
+            log.warning(
+                "step %d: %s; the next checkpoint is tried all the same", self._done, failure
+            )
         if problem := self._watch.problem(window):
-            if self._options.on_divergence == "continue":
-                log.warning("step %d: %s", self._done, problem)
-            else:
+            if self._options.on_divergence != "continue":
                 self._go_back(problem)
                 return False
+            log.warning("step %d: %s", self._done, problem)
+        else:
+            self._watch.remember(window)
         speed = window.tokens / max(1e-9, window.seconds)
         if window.counted:
             self._journal.numbers(
@@ -350,6 +365,21 @@ class Training:
             )
             self._bar.set_postfix_str(f"loss {window.loss:.3f}, {speed:,.0f} tokens/s")
         return True
+
+    def _astray(self) -> str | None:
+        """Return what is wrong with the steps since the last report, if that matters."""
+        if self._options.on_divergence == "continue":
+            return None
+        self._window.read()
+        return self._watch.problem(self._window)
+
+    def _save_at_the_end(self) -> None:
+        if problem := self._astray():
+            there = self._run.checkpoints()
+            newest = f"the newest checkpoint is {there[-1].folder}" if there else "there is none"
+            log.warning("step %d: %s, so this is not saved; %s", self._done, problem, newest)
+        else:
+            self._save()
 
     def _go_back(self, problem: str) -> None:
         """Go on from the newest checkpoint, past the documents that led astray.
@@ -411,6 +441,7 @@ class Training:
         self._window.read()
         step_state = self._step.other_state()
         self._saved_at = self._done
+        self._save_is_due = False
         if not self._team.chief:
             return
         self._model.weights = self._step.weights()

@@ -1,6 +1,7 @@
 """AdamW and its learning rate."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -85,8 +86,10 @@ class AdamW(tf_keras.optimizers.legacy.Adam):
     def _resource_apply_dense(self, grad: tf.Tensor, var: Any, apply_state: Any = None) -> Any:
         values = apply_state[var.device, var.dtype.base_dtype]
         rate = tf.where(self._finite, values["lr_t"], 0.0)
-        part = var.name.removesuffix(":0").rpartition("/")[2]
-        decayed = part not in _NOT_DECAYED and var.name not in self._undecayed
+        # On several devices the copies behind the first have names of their own.
+        name = re.sub(r"/replica_\d+(?=:)", "", var.name)
+        part = name.removesuffix(":0").rpartition("/")[2]
+        decayed = part not in _NOT_DECAYED and name not in self._undecayed
         before = []
         if self._weight_decay and decayed:
             before = [var.assign(var * (1 - rate * self._weight_decay))]

@@ -23,5 +23,7 @@ class FinetuneReport:
     best: tuple[int, float] | None = None
     tokens: int = 0
     """Tokens seen since the run began, padding left out."""
+    saved: bool = True
+    """Whether a checkpoint holds the last step; not if the loss was going astray."""
     seconds: float = 0.0
     """Seconds of this call's training."""

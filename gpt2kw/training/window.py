@@ -71,14 +71,16 @@ class Watch:
         self.losses = deque(losses, maxlen=_HISTORY)
 
     def problem(self, window: Window) -> str | None:
-        """Return what is wrong with a window, or None, and remember its loss if nothing is."""
+        """Return what is wrong with a window, so far as it goes; None if nothing is."""
         if window.lost > window.steps / 2:
             return "the loss is nan"
-        if window.lost == window.steps:
-            return None
         if self._spike and len(self.losses) == _HISTORY:
             mean = statistics.fmean(self.losses)
             if window.loss > mean + self._spike:
                 return f"the loss jumped from {mean:.2f} to {window.loss:.2f}"
-        self.losses.append(window.loss)
         return None
+
+    def remember(self, window: Window) -> None:
+        """Compare later windows with this one too."""
+        if window.counted:
+            self.losses.append(window.loss)
