@@ -134,10 +134,11 @@ def test_without_a_seed_one_is_drawn_and_kept(options, here, monkeypatch):
     assert (here / "again").read_bytes() != (here / "o.jsonl").read_bytes()
 
 
-def test_unique_holds_over_a_stop(options, here, monkeypatch):
+@pytest.mark.parametrize("prefix", [None, "Why"])
+def test_unique_holds_over_a_stop(options, here, monkeypatch, prefix):
     # Two tokens, so that most titles come twice.
     write_csv(here / "p.csv", [{"keywords": "", "category": "cats", "nsamples": 40}] * 2)
-    few = replace(options, unique=True, max_tokens=2, top_k=7)
+    few = replace(options, unique=True, max_tokens=2, top_k=7, prefix=prefix, include_prefix=False)
     undisturbed = generate_many(few, output="whole")
     interrupt(few, 12, monkeypatch)
     report = generate_many(few)
@@ -310,6 +311,13 @@ def test_keywords_that_are_missing_are_named(options, here):
     with open("o.jsonl", newline="") as file:
         third = next(row for row in csv.DictReader(file) if row["row"] == "3")
     assert third["missing"] in ("dog fridge", "dog", "fridge")
+
+
+def test_keywords_that_plain_texts_lack_are_named(options, here):
+    generate_many(options, keyword_mode="plain", max_tokens=1)
+    found = [json.loads(line) for line in (here / "o.jsonl").read_bytes().splitlines()]
+    third = next(text for text in found if text["row"] == 3)
+    assert third["missing"] == ["dog", "fridge"]
 
 
 def test_text_goes_to_standard_output_with_lines_between(options, capsys):

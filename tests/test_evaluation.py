@@ -24,14 +24,15 @@ from gpt2kw.evaluation.figures import (
     finish_figures,
     judge_figures,
 )
-from gpt2kw.evaluation.finding import choose_training
+from gpt2kw.evaluation.finding import choose_training, find_models
 from gpt2kw.evaluation.likelihood import Score, Scorer, find_judge, perplexity
 from gpt2kw.evaluation.options import EvaluateOptions
 from gpt2kw.evaluation.page import tell_of_earlier_report
 from gpt2kw.evaluation.report import compare
 from gpt2kw.evaluation.trigrams import Trigrams, check_trigrams
+from gpt2kw.evaluation.writing import leave_out_refused
 from gpt2kw.generation.options import GenerateOptions
-from gpt2kw.model.folder import Model
+from gpt2kw.model.folder import About, Model
 from gpt2kw.model.runs import Run
 from gpt2kw.text.format import Document, Record, render
 from gpt2kw.training.corpus import checksum
@@ -385,6 +386,46 @@ def test_models_that_learnt_from_something_else_are_named(tmp_path, monkeypatch,
     assert len(notes) == 1
     assert "two, three learnt from something else" in notes[0]
     assert choose_training(options, {"one": folders["one"]}) == (text, [])
+
+
+def test_what_a_model_can_t_be_asked_is_left_out_before_any_writes(tmp_path, tiny_model):
+    prompts = [Prompt(None, (word,), ()) for word in ("cat", "antidisestablishmentarianism")]
+    asked = GenerateOptions(max_tokens=6)
+    left, (note,) = leave_out_refused(prompts, [tiny_model], [asked])
+    assert left == prompts[:1]
+    assert re.match(r"1 lists of keywords left out; of the first, the keywords take \d+ tok", note)
+    with pytest.raises(UserError, match="the keywords take"):
+        leave_out_refused(prompts[1:], [tiny_model], [asked])
+
+
+def test_a_second_model_that_can_t_write_ends_it_before_the_first_has_written(
+    tmp_path, tiny_model, monkeypatch
+):
+    other = Model.load(tiny_model)
+    other.about = About((), ("title",))
+    (tmp_path / "other").mkdir()
+    other.save(tmp_path / "other")
+    monkeypatch.setattr(measuring, "write", None)
+    with pytest.raises(UserError, match="the model was trained without keywords"):
+        measuring.evaluate(
+            source=write_documents(tmp_path / "t.txt", [Record(None, "cat", "A cat")]),
+            model=(str(tiny_model), str(tmp_path / "other")),
+            output=tmp_path / "o",
+        )
+
+
+def test_a_model_is_not_taken_for_what_it_is_compared_with(run_folder, tiny_model, monkeypatch):
+    monkeypatch.chdir(run_folder)
+    (run_folder / "people").symlink_to(tiny_model)
+    options = EvaluateOptions(source="t.txt", run_name=("run1",), model=("people",), output="o")
+    assert list(find_models(options)) == ["run1", "people (model)"]
+
+
+def test_people_with_few_second_texts_are_compared_by_the_first_ones():
+    texts = [[Document(Record(title=f"a{n} b{n}"), True)] for n in range(20)]
+    alike = [some * (3 if n < 5 else 1) for n, some in enumerate(texts)]
+    assert len(Column(alike).draws(range(20))) == 1
+    assert len(Column([some * 3 for some in texts]).draws(range(20))) == 3
 
 
 def test_a_judge_of_its_own_texts_is_refused(run_folder, tiny_model, monkeypatch):

@@ -175,6 +175,22 @@ def test_a_text_that_goes_on_to_a_body_has_its_keywords_in_the_title(model):
         assert keyword_pattern("piano").search(record.title)
 
 
+def test_a_title_ends_where_its_body_begins(model, lexicon):
+    tokenizer = model.tokenizer
+    body = tokenizer.tag("body")
+    plan = KeywordPlan(lexicon, ["cat", "piano"], True, [tokenizer.end, body], body)
+    (they,) = tokenizer.encode_content(["They met a piano"])
+    whole, torn = plan.guide("A piano and a cat"), plan.guide("My cat")
+    for guide in (whole, torn):
+        for token in (body, *they):
+            guide.add(token)
+        scores = np.zeros(model.config["vocab_size"], np.float32)
+        guide.steer(scores, scores.copy(), 0.9, 3)
+        assert not scores.any()
+    # What stands in the body is none of the title's.
+    assert plan.guide("My cat is").merit <= torn.merit < whole.merit
+
+
 def test_half_a_character_is_no_boundary(model, lexicon):
     plan = KeywordPlan(lexicon, ["caf"], must=True, bars=[model.tokenizer.end])
     guide = plan.guide("a caf")

@@ -280,6 +280,20 @@ def test_an_interval_is_wide_enough_where_units_are_few(units):
     assert within > 0.92 * 400
 
 
+def test_a_distance_that_is_nearly_nothing_lies_in_its_interval():
+    rng = np.random.default_rng(0)
+    data = list(rng.poisson(9, 5000) + 1)
+    distance = length_distance(length_counts(data))
+    nearly_nothing = 0
+    for seed in range(20):
+        lengths = rng.poisson(9, 100) + 1
+        counts = np.array([length_counts([length]) for length in lengths])
+        found = estimate(Measurement(counts, distance, rises_by_chance=True), seed)
+        assert found.low <= found.value <= found.high
+        nearly_nothing += found.low < 0.1
+    assert nearly_nothing >= 17
+
+
 def test_few_units_tell_nothing_of_chance():
     few, more = (Measurement.of([(3, 1)] * units + [(0, 0)]) for units in (7, 8))
     other = Measurement.of([(1, 1)] * 8), Measurement.of([(1, 1)] * 9)

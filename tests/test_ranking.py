@@ -1,5 +1,7 @@
 """Which of several texts is the best."""
 
+from dataclasses import replace
+
 import pytest
 
 from gpt2kw.generation.ranking import Text, cut, keywords_side_by_side, repeated_words
@@ -55,3 +57,19 @@ def test_cutting_begins_behind_the_prefix_and_makes_a_text_whole():
     bare = cut(long, "My cat.", None, include_prefix=False)
     assert bare.document.record == Record(title=" A piano. More", body="b")
     assert not bare.document.finished
+
+
+def test_cutting_reaches_into_the_body_if_the_title_is_whole():
+    whole = text("My cat sat", finished=False, body="It slept. The end. More")
+    done = cut(whole, "My", ".", include_prefix=True)
+    assert done.document == Document(Record(title="My cat sat", body="It slept"), True)
+    # Of a prompt that has a title and the beginning of a body.
+    behind = cut(text("Mr. Cat", body="Once. So. On"), "Once.", ".", include_prefix=True)
+    assert behind.document.record == Record(title="Mr. Cat", body="Once. So")
+
+
+def test_plain_texts_say_what_is_missing_and_are_not_ranked_by_it():
+    with_none, with_all = text("A dog slept", nats=1.0), text("A cat at a piano", nats=9.0)
+    plain = [replace(one, guided=False) for one in (with_none, with_all)]
+    assert plain[0].missing == ["cat", "piano"]
+    assert plain[0].rank() < plain[1].rank()

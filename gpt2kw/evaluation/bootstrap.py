@@ -1,7 +1,7 @@
 """Figures with 95% intervals, by drawing the prompts anew."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -27,6 +27,8 @@ class Measurement:
     """float64 [units, k]: what each prompt, or group of prompts, adds to k sums."""
     value: Callable[[np.ndarray], np.ndarray] = ratio
     """Maps sums [..., k] to figures [...]; no number where there is nothing to divide by."""
+    rises_by_chance: bool = False
+    """Whether chance makes the figure higher, as that of a distance, and so more of it yet."""
 
     @classmethod
     def of(
@@ -42,7 +44,7 @@ class Measurement:
 
     def only(self, units: Sequence[bool]) -> "Measurement":
         """Return the same for some of the units."""
-        return Measurement(self.counts * np.array(units, np.float64)[:, None], self.value)
+        return replace(self, counts=self.counts * np.array(units, np.float64)[:, None])
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,20 @@ class Estimate:
 
 
 def estimate(measured: Measurement, seed: int) -> Estimate | None:
-    """Return a figure with its percentile bootstrap interval; None if it has no value.
+    """Return a figure with its bootstrap interval; None if it has no value.
 
     Efron 1979, "Bootstrap Methods: Another Look at the Jackknife". The units are drawn
     with replacement 1,000 times. The interval is wider where these are few, as that of a
     mean is (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section 4.3).
+    It is a percentile interval; of a figure that rises by chance, to which the drawing adds
+    what the sample had added before, one that holds the basic interval too (Davison and
+    Hinkley 1997, "Bootstrap Methods and their Application", section 5.2).
     """
     value = _value(measured, measured.counts.sum(0))
-    return _estimate(value, _resampled(measured, seed), measured.units)
+    found = _estimate(value, _resampled(measured, seed), measured.units, measured.rises_by_chance)
+    if found and measured.rises_by_chance:
+        return replace(found, low=max(0.0, found.low), high=max(0.0, found.high))
+    return found
 
 
 def difference(measured: Measurement, base: Measurement, seed: int) -> Estimate | None:
@@ -85,7 +93,8 @@ def difference(measured: Measurement, base: Measurement, seed: int) -> Estimate 
     """
     values = _value(measured, measured.counts.sum(0)) - _value(base, base.counts.sum(0))
     gaps = _resampled(measured, seed) - _resampled(base, seed)
-    return _estimate(values, gaps, min(measured.units, base.units))
+    units = min(measured.units, base.units)
+    return _estimate(values, gaps, units, measured.rises_by_chance)
 
 
 def _value(measured: Measurement, sums: np.ndarray) -> np.ndarray:
@@ -104,12 +113,16 @@ def _draws(units: int, seed: int) -> np.ndarray:
     return rng.multinomial(units, np.full(units, 1 / units), _RESAMPLES).astype(np.float64)
 
 
-def _estimate(value: np.ndarray, resampled: np.ndarray, units: int) -> Estimate | None:
+def _estimate(
+    value: np.ndarray, resampled: np.ndarray, units: int, rises_by_chance: bool
+) -> Estimate | None:
     if not np.isfinite(value):
         return None
     outside = _outside(max(2, units))
     # A sample may have drawn none of the few units that count.
     low, high = np.quantile(resampled[np.isfinite(resampled)], (outside, 1 - outside))
+    if rises_by_chance:
+        low, high = min(low, 2 * value - high), max(high, 2 * value - low)
     return Estimate(float(value), float(low), float(high), units)
 
 

@@ -18,6 +18,12 @@ from gpt2kw.training.corpus import read_records
 
 log = logging.getLogger(__name__)
 
+PEOPLE = "people"
+SHUFFLED = "shuffled"
+REPEATED = "repeated"
+TRAINING = "training text"
+"""What models are compared with, by their names in the report."""
+
 Texts = list[list[Document]]
 """Documents for each prompt."""
 

@@ -30,6 +30,8 @@ _DISTINCT = (1, 2, 4)
 _CORPUS = 25
 """Prompts whose texts stand for the corpus, whatever the size of the report. The fewer they are,
 the more such groups a report has, and the better is known what is chance."""
+_FULL = 0.9
+"""The share of a group's prompts from which on their texts stand for the corpus."""
 _NEAR = 0.5
 """Likeness from which a text counts as nearly a training text."""
 
@@ -67,10 +69,14 @@ class Column:
         return [[words(text) for text in some] for some in self.strings]
 
     def draws(self, prompts: Sequence[int]) -> list[list[Words]]:
-        """Return the first texts for these prompts, the second ones, and so on."""
-        chosen = [self.words[number] for number in prompts]
+        """Return the first texts for these prompts, the second ones, and so on.
+
+        Left out are those of which fewer prompts have one: fewer texts differ more.
+        """
+        chosen = [some for number in prompts if (some := self.words[number])]
         most = max(map(len, chosen), default=0)
-        return [[some[n] for some in chosen if n < len(some)] for n in range(most)]
+        draws = ([some[n] for some in chosen if n < len(some)] for n in range(most))
+        return [draw for draw in draws if len(draw) >= _FULL * len(chosen)]
 
 
 def coverage_figures(
@@ -243,7 +249,8 @@ def form_figures(
     yield Figure("form", "words", means, "as people", False, (length_counts,))
     if data_lengths:
         distance = length_distance(length_counts(data_lengths))
-        measured = Measurement(np.array([length_counts(some) for some in lengths]), distance)
+        counts = np.array([length_counts(some) for some in lengths])
+        measured = Measurement(counts, distance, rises_by_chance=True)
         name = "distance of lengths, words"
         yield Figure("form", name, measured, "low", False, (length_distance,))
     rows = []

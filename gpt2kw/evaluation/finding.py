@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from gpt2kw.errors import UserError
+from gpt2kw.evaluation.data import PEOPLE, REPEATED, SHUFFLED, TRAINING
 from gpt2kw.evaluation.likelihood import Judge, Scorer, find_judge
 from gpt2kw.evaluation.options import EvaluateOptions
 from gpt2kw.evaluation.trigrams import TRIGRAMS, Trigrams, check_trigrams
@@ -25,9 +26,12 @@ def find_models(options: EvaluateOptions) -> dict[str, Path]:
             f"there is no run {options.runs[0]} in checkpoint",
             "name another with --run-name, or a model, such as --model mini -o FOLDER",
         )
-    found = {name: find_model(str(Run.named(name).folder)) for name in options.runs}
+    found: dict[str, Path] = {}
+    taken = {PEOPLE, SHUFFLED, REPEATED, TRAINING}
+    for name in options.runs:
+        found[f"{name} (run)" if name in taken else name] = find_model(str(Run.named(name).folder))
     for name in options.model:
-        found[f"{name} (model)" if name in found else name] = find_model(name)
+        found[f"{name} (model)" if name in taken | found.keys() else name] = find_model(name)
     return found
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from gpt2kw.errors import UserError
 from gpt2kw.model.backend import operations_stay_on_one_core, tf
 from gpt2kw.model.cores import usable_cores
-from gpt2kw.model.folder import About, Model
+from gpt2kw.model.folder import About, Model, load_config
 from gpt2kw.model.named import find_model
 from gpt2kw.model.runs import Run
 from gpt2kw.text.format import Record
@@ -70,7 +70,7 @@ def find_judge(name: str, measured: Iterable[Path]) -> Path:
     """Return the folder of the model that judges the texts of others.
 
     Raises:
-        UserError: there is none, or it is one of those `measured`.
+        UserError: there is none, it is no GPT-2, or it is one of those `measured`.
     """
     folder = find_model(str(Run.at(name).folder) if Run.at(name).exists else name)
     if folder.resolve() in {path.resolve() for path in measured}:
@@ -78,6 +78,8 @@ def find_judge(name: str, measured: Iterable[Path]) -> Path:
             f"--judge {name} is one of the models that are measured",
             "give another one, which learnt from other texts if there is such",
         )
+    # It is loaded late, when it would be too late to say so.
+    load_config(folder)
     return folder
 
 

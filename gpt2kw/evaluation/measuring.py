@@ -13,6 +13,11 @@ from tqdm import tqdm
 
 from gpt2kw.evaluation.coverage import covered_by_all, missing_keywords
 from gpt2kw.evaluation.data import (
+    PEOPLE,
+    REPEATED,
+    SHUFFLED,
+    TRAINING,
+    Prompt,
     Texts,
     Training,
     peoples_texts,
@@ -42,7 +47,7 @@ from gpt2kw.evaluation.options import SETTINGS, EvaluateOptions
 from gpt2kw.evaluation.page import tell_of_earlier_report, write_report
 from gpt2kw.evaluation.report import Flagged, Report, Sample, Work, compare
 from gpt2kw.evaluation.words import words
-from gpt2kw.evaluation.writing import Written, check_prompts, write
+from gpt2kw.evaluation.writing import Written, leave_out_refused, write
 from gpt2kw.generation.options import GenerateOptions
 from gpt2kw.generation.sampling import Sampling
 from gpt2kw.model.folder import Model
@@ -50,11 +55,6 @@ from gpt2kw.text.files import check_output_folder
 from gpt2kw.text.lemmas import Lemmas
 
 log = logging.getLogger(__name__)
-
-PEOPLE = "people"
-SHUFFLED = "shuffled"
-REPEATED = "repeated"
-TRAINING = "training text"
 
 
 def evaluate(
@@ -74,8 +74,10 @@ def evaluate(
     tell_of_earlier_report(check_output_folder(options.folder))
     load_judge = judge_loader(options, folders.values())
     training_text, notes = choose_training(options, folders)
-    evaluation = _Evaluation(options, training_text, progress)
-    evaluation.notes += notes
+    prompts, said = read_prompts(options)
+    prompts, refused = leave_out_refused(prompts, folders.values(), options.settings().values())
+    evaluation = _Evaluation(options, prompts, training_text, progress)
+    evaluation.notes += said + refused + notes
     for name, folder in folders.items():
         evaluation.measure_model(name, folder)
     evaluation.measure_texts()
@@ -93,15 +95,20 @@ class _Evaluation:
     """The columns of a report in the making, with their figures."""
 
     def __init__(
-        self, options: EvaluateOptions, training_text: Path | None, progress: bool
+        self,
+        options: EvaluateOptions,
+        prompts: list[Prompt],
+        training_text: Path | None,
+        progress: bool,
     ) -> None:
-        """Read the source and the training text, and begin with what models are compared to."""
+        """Read the training text, and begin with what models are compared to."""
         self._options = options
         self._progress = progress
         self._training_text = training_text
         self._training = Training.read(training_text) if training_text else None
         self._forms = Lemmas(options.spacy_model)
-        self._prompts, self.notes = read_prompts(options)
+        self._prompts = prompts
+        self.notes: list[str] = []
         self._comparisons = {
             name: Column(texts) for name, texts in self._texts_to_compare_with() if any(texts)
         }
@@ -137,7 +144,6 @@ class _Evaluation:
         model = load_measured(folder)
         first, columns = not self._works, []
         settings = self._options.settings()
-        check_prompts(model, self._prompts, settings.values())
         for setting, asked in settings.items():
             column = f"{name} {setting}".strip()
             written = self._write(column, model, asked)

@@ -1,10 +1,13 @@
 """Having a model write about many lists of keywords: all that an evaluation asks of generation."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from gpt2kw.errors import UserError
 from gpt2kw.evaluation.data import Prompt, Texts
+from gpt2kw.evaluation.likelihood import load_measured
 from gpt2kw.generation.asking import Asker
 from gpt2kw.generation.generator import Generator
 from gpt2kw.generation.options import GenerateOptions
@@ -19,14 +22,33 @@ class Written:
     seconds: float
 
 
-def check_prompts(
-    model: Model, prompts: Sequence[Prompt], settings: Iterable[GenerateOptions]
-) -> None:
-    """Raise `UserError` if a model can't be asked so in each setting, before it writes."""
-    asker = Asker.of(model)
-    for each in settings:
-        for request in _requests(model, prompts, each):
-            asker.ask(request)
+def leave_out_refused(
+    prompts: Sequence[Prompt], folders: Iterable[Path], settings: Collection[GenerateOptions]
+) -> tuple[list[Prompt], list[str]]:
+    """Return the prompts that every model can be asked for in each setting, before any writes.
+
+    Behind them what is to be said of the others.
+
+    Raises:
+        UserError: a model is damaged or was never fine-tuned here, or none is left.
+    """
+    refused: dict[int, UserError] = {}
+    for folder in folders:
+        model = load_measured(folder)
+        asker = Asker.of(model)
+        for each in settings:
+            for place, request in enumerate(_requests(model, prompts, each)):
+                try:
+                    asker.ask(request)
+                except UserError as error:
+                    refused.setdefault(place, error)
+    if not refused:
+        return list(prompts), []
+    why = next(iter(refused.values()))
+    if len(refused) == len(prompts):
+        raise why
+    left = [prompt for place, prompt in enumerate(prompts) if place not in refused]
+    return left, [f"{len(refused):,} lists of keywords left out; of the first, {why}"]
 
 
 def _requests(
@@ -56,7 +78,7 @@ def write(
     of a report: so these are better compared. `progress` is called behind each prompt.
 
     Raises:
-        UserError: the model can't be asked for one of the prompts, as `check_prompts` tells.
+        UserError: the model can't be asked for one of the prompts, see `leave_out_refused`.
     """
     generator = Generator.of(model)
     requests = _requests(model, prompts, settings)

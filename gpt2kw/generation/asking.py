@@ -31,7 +31,10 @@ class Asked:
     """Where in the prompt the text itself begins."""
     prefix: str = ""
     """The beginning of the text, which the prompt has."""
+    keywords: tuple[str, ...] = ()
+    """What texts are to be about."""
     plan: KeywordPlan | None = None
+    """What guides texts to the keywords, and says which they lack; none in plain mode."""
     raw: bool = False
     """Whether the prompt is a text without the format's marks."""
 
@@ -77,6 +80,7 @@ class Asker:
                 f"the model sees {self._context:,}: give fewer or shorter ones",
             )
         keywords = request.keyword_list
+        asked = replace(asked, keywords=tuple(keywords))
         if not keywords or request.keyword_mode == "plain":
             return asked
         plan = self.plan(keywords, must=request.keyword_mode == "guarantee")
@@ -88,8 +92,8 @@ class Asker:
         if self._lexicon is None:
             self._lexicon = Lexicon(self._tokenizer, self._rows)
         # A title that lacks a keyword may not go over into a body either.
-        bars = self._tokenizer.end, self._tokenizer.tag("body")
-        return KeywordPlan(self._lexicon, keywords, must, bars)
+        body = self._tokenizer.tag("body")
+        return KeywordPlan(self._lexicon, keywords, must, (self._tokenizer.end, body), body)
 
     def read(self, asked: Asked, tokens: Sequence[int]) -> Document:
         """Return the document that a prompt and the tokens behind it are."""

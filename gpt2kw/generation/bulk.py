@@ -307,7 +307,7 @@ def _write(table: _Table, writer: "_Writer", output: _Output, done: BulkReport, 
             done.texts += 1
             done.cut += not outcome.document.finished
             if options.unique:
-                titles.append(normal_form(outcome.title))
+                titles.append(normal_form(outcome.whole_title))
         bar.update()
 
 

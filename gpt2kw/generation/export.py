@@ -51,8 +51,8 @@ class ExportOptions:
     precision: Precision = "float32"
     """Of the weights; the 16-bit ones halve the file."""
     temperature: float | None = None
-    """What `generate` takes for this model where it is not told, if not less than 0.7 to choose
-    among candidates. Default, here and of the next two: as the model that the run began with."""
+    """What `generate` takes for this model where it is not told, but not less than 0.7 outside
+    plain mode. Default, here and of the next two: as the model that the run began with."""
     top_k: int | None = None
     """The same for its --top-k."""
     top_p: float | None = None

@@ -333,9 +333,10 @@ class Generator:
         banned = self._bad_words(options)
         if banned:
             transforms.append(bad_words(banned))
-        stops = (tokenizer.end,) if options.whole else (tokenizer.end, tokenizer.tag("body"))
+        title_ends = tokenizer.end, tokenizer.tag("body")
+        stops = title_ends[:1] if options.whole else title_ends
         allowed = tokenizer.may_follow_title(self._rows)
-        return Rules(allowed, stops, options.max_tokens, tuple(transforms), banned)
+        return Rules(allowed, stops, options.max_tokens, tuple(transforms), banned, title_ends)
 
     def _bad_words(self, options: GenerateOptions) -> list[list[int]]:
         """Return the tokens of bad words as they are usually written."""
@@ -382,9 +383,10 @@ class Generator:
             self._asker.read(asked, tokens),
             draft.request,
             draft.number,
-            asked.plan.keywords if asked.plan else (),
+            asked.keywords,
             nats,
             forced,
+            guided=asked.plan is not None,
         )
         return cut(text, asked.prefix, options.truncate, options.include_prefix)
 

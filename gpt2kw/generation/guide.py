@@ -107,14 +107,21 @@ class KeywordPlan:
     """The keywords of one text, and what they cost."""
 
     def __init__(
-        self, lexicon: Lexicon, keywords: Sequence[str], must: bool, bars: Sequence[int]
+        self,
+        lexicon: Lexicon,
+        keywords: Sequence[str],
+        must: bool,
+        bars: Sequence[int],
+        body: int | None = None,
     ) -> None:
         """Take keywords as `distinct_keywords` gives them.
 
-        If texts `must` have them, the ids `bars` wait until they do.
+        If texts `must` have them, the ids `bars` wait until they do. Behind the id `body` comes
+        what keywords are not looked for in.
         """
         self.lexicon = lexicon
         self.bars = list(bars)
+        self.body = body
         self.keywords = tuple(keywords)
         self.must = must
         self.patterns = [keyword_pattern(keyword) for keyword in keywords]
@@ -170,6 +177,8 @@ class KeywordGuide:
         self._repeated = 0
         """How many of the long tokens came before."""
         self._seen: frozenset[int] = frozenset()
+        self._over = False
+        """Whether the title has ended, and a body goes on."""
         self.forced = 0
         """The tokens for which there was no choice but to go on with a keyword."""
         if text:
@@ -195,6 +204,12 @@ class KeywordGuide:
         if plan.lexicon.long[token]:
             self._repeated += token in self._seen
             self._seen |= {token}
+        if token == plan.body:
+            # What the title ends with is whole, whatever follows.
+            self._missing = tuple(k for k in self._missing if k not in self._pending)
+            self._pending, self._begun, self._over = frozenset(), [], True
+        if self._over:
+            return
         tries = plan.behind if self._text else plan.starts
         reached = [*self._begun, *((k, tries[k]) for k in self._missing)]
         self._begun = [(k, n.children[token]) for k, n in reached if token in n.children]
@@ -220,7 +235,7 @@ class KeywordGuide:
 
     def steer(self, scores: np.ndarray, logits: np.ndarray, wish_to_end: float, left: int) -> None:
         """Change `scores` in place, for one of the `left` tokens that may still come."""
-        if not self._missing:
+        if not self._missing or self._over:
             return
         plan = self._plan
         absent = [k for k in self._missing if k not in self._pending]

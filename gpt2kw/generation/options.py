@@ -55,8 +55,8 @@ class GenerateOptions:
     16 with keywords that are guaranteed or preferred, else 1."""
     temperature: float | None = None
     """Below 1 the likely becomes likelier, above 1 the rare more frequent. Default, here and
-    of the next two: what the model's generation_config.json says, or else 0.7; but at least
-    0.7 where the best of several candidates is taken, which should not be alike."""
+    of the next two: what the model's generation_config.json says, or else 0.7; with
+    --keyword-mode guarantee or prefer at least 0.7, for candidates should not be alike."""
     top_k: int | None = None
     """Choose among this many likeliest tokens; 0 for all. Default: the model's, or 40."""
     top_p: float | None = None

@@ -31,13 +31,15 @@ class Text:
     number: int = 0
     """Which of that request's texts it is, from 0."""
     keywords: tuple[str, ...] = ()
-    """Those that were asked for, unless in plain mode."""
+    """Those that were asked for."""
     nats: float = 0.0
     """What it costs by the model, per token."""
     forced: int = 0
     """The tokens for which the model had no choice."""
     hidden: str = ""
     """The beginning of the title that is not to be shown."""
+    guided: bool = True
+    """Whether it was to have the keywords: not in plain mode, where none is better for them."""
 
     @property
     def title(self) -> str:
@@ -68,11 +70,13 @@ class Text:
         does not set keyword beside keyword, does not say the same twice, and is not short.
         """
         oddness, title = self.nats, self.whole_title
-        oddness += _STUFFING * keywords_side_by_side(title, self.keywords)
-        oddness += _REPETITION * repeated_words(title, self.keywords)
+        keywords = self.keywords if self.guided else ()
+        oddness += _STUFFING * keywords_side_by_side(title, keywords)
+        oddness += _REPETITION * repeated_words(title, keywords)
         words = min(_LONG, len(title.split()))
         oddness -= _LENGTH * math.log(max(1, words))
-        return len(self.missing), not self.document.finished, self.forced, oddness
+        missing = len(self.missing) if self.guided else 0
+        return missing, not self.document.finished, self.forced, oddness
 
 
 @dataclass(frozen=True)
@@ -105,18 +109,23 @@ def repeated_words(text: str, keywords: Sequence[str]) -> int:
 
 
 def cut(text: Text, prefix: str, truncate: str | None, include_prefix: bool) -> Text:
-    """Return a text whose title is cut before the first `truncate` behind its prefix.
+    """Return a text that is cut before the first `truncate` behind its prefix.
 
     Without `include_prefix` the prefix is hidden. One that is not the title's beginning, as of
     a prompt with a body, stays.
     """
     record, finished = text.document.record, text.document.finished
-    title = record.title or ""
+    title, body = record.title or "", record.body or ""
     begin = len(prefix) if title.startswith(prefix) else 0
-    place = title.find(truncate, begin) if truncate else -1
-    if place >= 0:
-        record, finished = replace(record, title=title[:place], body=None), True
     hidden = ""
+    if truncate:
+        # A prefix that is the body's beginning comes with a whole title.
+        in_title = -1 if begin < len(prefix) else title.find(truncate, begin)
+        in_body = body.find(truncate, len(prefix) if begin < len(prefix) else 0)
+        if in_title >= 0:
+            record, finished = replace(record, title=title[:in_title], body=None), True
+        elif in_body >= 0:
+            record, finished = replace(record, body=body[:in_body]), True
     if not include_prefix:
         hidden, record = title[:begin], replace(record, title=(record.title or "")[begin:])
     document = replace(text.document, record=record, finished=finished)

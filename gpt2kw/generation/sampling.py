@@ -207,6 +207,8 @@ class Rules:
     """Applied in this order, before the temperature; then come the guides."""
     banned: Sequence[Sequence[int]] = ()
     """Token sequences that must not come; for a backend that knows no transforms."""
+    title_ends: tuple[int, ...] = ()
+    """Ids that end a title, whether or not a body follows, if they are not `stops`."""
 
     @functools.cached_property
     def _bias(self) -> np.ndarray:
@@ -252,7 +254,7 @@ class Rules:
         self, scores: np.ndarray, values: np.ndarray, totals: np.ndarray, paths: Sequence[Path]
     ) -> None:
         """Let the guides change what `unguided` gave for these values."""
-        ends = np.exp(values[:, list(self.stops)] - totals[:, None]).sum(axis=1)
+        ends = np.exp(values[:, list(self.title_ends or self.stops)] - totals[:, None]).sum(axis=1)
         for row, path in enumerate(paths):
             if path.guide and not path.ended:
                 left = self.max_tokens - len(path.tokens)

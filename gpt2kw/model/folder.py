@@ -135,7 +135,7 @@ class Model:
         Raises:
             UserError: it is not there, not a GPT-2, incomplete or damaged.
         """
-        config = _load_config(folder)
+        config = load_config(folder)
         weights = load_weights(folder, config)
         about, sampling = _load_about(folder), _load_sampling(folder)
         return cls(config, Tokenizer.load(folder), weights, about, sampling)
@@ -212,7 +212,8 @@ def weight_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _load_config(folder: Path) -> dict[str, Any]:
+def load_config(folder: Path) -> dict[str, Any]:
+    """Return what the config.json of a folder says; `UserError` if it is not that of a GPT-2."""
     if not folder.is_dir():
         raise UserError(f"there is no model folder {folder}", "check the path")
     path = folder / "config.json"
