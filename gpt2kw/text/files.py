@@ -178,6 +178,8 @@ def atomic_writer_or_stdout(path: str | Path | None) -> Iterator[IO[str]]:
     """Open `path` as `atomic_writer` does, or give standard output if it is None."""
     if path is None:
         yield sys.stdout
+        # Before anybody says that all was written.
+        sys.stdout.flush()
     else:
         with atomic_writer(path) as file:
             yield file
