@@ -107,11 +107,12 @@ OWN_STEPS ?= 520 600 750
 # More options of own.py, such as fewer lists of keywords to write about.
 WISHES ?=
 STAGE1 = --steps $(STAGE1_STEPS) --batch-size 128 --learning-rate 0.0012 --warmup-steps 200 \
-  --weight-decay 0.1 --dropout 0 --validate-every 300 --validation-documents 1500 --save-every 150 --sample-every 600 \
-  --sample-keywords "cats garden" --keyword-weight 2
+  --weight-decay 0.1 --dropout 0 --validate-every 300 --validation-documents 1500 --save-every 150 \
+  --sample-every 600 --sample-keywords "cats garden" --keyword-weight 2
 # Without a category it shall write titles: so half of them are shown without theirs.
 STAGE2 = --steps $(STAGE2_STEPS) --batch-size 128 --learning-rate 0.0003 --warmup-steps 20 \
-  --weight-decay 0.1 --dropout 0.1 --category-dropout 0.5 --validate-every 50 --save-every 50 --validation-documents 2000
+  --weight-decay 0.1 --dropout 0.1 --category-dropout 0.5 --validate-every 50 --save-every 50 \
+  --validation-documents 2000
 
 # A round in which mini learns from what it writes itself. First it writes: the round's number, the
 # model, the temperature, and the texts for each list of keywords.
